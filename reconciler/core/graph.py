@@ -185,7 +185,7 @@ class _Patterns:
         candidates = self._beginning(head)
         if pattern == head + "*":
             return candidates
-        if "[" not in pattern:
+        if tail and "[" not in pattern:
             candidates = min(candidates, self._ending(tail), key=len)
         self._comparisons += len(candidates)
         if self._comparisons > COMPARISONS_MAX:
