@@ -38,10 +38,13 @@ class When(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often, for what, and how soon a task is tried again. `limit` counts tries beyond the first."""
+    """How often, for what, and how soon a task is tried again. `limit` counts tries beyond the first.
+
+    NODE_FAIL and LOST are not in the default: the old process may still run where nobody can see it.
+    """
 
     limit: int = 0
-    on: frozenset[Cause] = frozenset({Cause.EXIT, Cause.TIMEOUT, Cause.OOM, Cause.NODE_FAIL, Cause.PREEMPTED})
+    on: frozenset[Cause] = frozenset({Cause.EXIT, Cause.TIMEOUT, Cause.OOM, Cause.PREEMPTED})
     backoff_s: float = 0.0  # before the first retry; doubled for each further one, up to an hour
 
 

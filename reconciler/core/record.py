@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from reconciler.core.desired import Cause
+from reconciler.core.desired import Cause, Task
 from reconciler.errors import IllegalMove
 
 
@@ -129,13 +129,14 @@ class RunRecord:
     """What we remember of one run. Only `tasks`, `cancelled` and `dropped` are stored; the rest follows from them and the run
     (core/plan.py `remember`), and is carried so that the cost of a plan grows with what changed.
 
-    `needs_left`: of waiting tasks, how many needs are not final yet. `ready`: waiting tasks that may be sent, in run order, with
-    the time before which they may not. `watched`: live tasks that something is due for (cancelling, a file to fetch, absent).
+    `known`: the run's tasks by id. `needs_left`: of waiting tasks, how many needs are not final yet, where that is not 0.
+    `ready`: waiting tasks whose needs are met, with the time before which they may not be sent. `watched`: live tasks that something is due for (cancelling, a file to fetch, absent).
     `live`: jobs that may exist, by backend. `counts`: tasks by state.
     `cancelled`, `dropped`: "" or why; once set they stay. `stalled`: "" or why only a person can move it on.
     """
 
     tasks: Mapping[str, TaskRecord]
+    known: Mapping[str, Task]
     shape: Shape
     needs_left: Mapping[str, int]
     ready: Mapping[str, float]

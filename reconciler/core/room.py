@@ -1,0 +1,73 @@
+"""Fair shares: how many more jobs each run may have on each backend now.
+
+Called by controller.py before it plans. Fairness is max-min over *live* jobs: a slot goes to the run that has the fewest, so a run
+of 10,000 tasks cannot starve one of 10, and nothing is left idle while somebody could use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one run would like on one backend. `ready` and `live` count tasks; `limit` names what caps it beyond the backend ("": nothing)."""
+
+    run: str
+    backend: str
+    ready: int
+    live: int
+    limit: str = ""
+
+
+def share(demands: Sequence[Demand], free: Mapping[str, int], limits: Mapping[str, int]) -> dict[tuple[str, str], int]:
+    """How many more jobs each (run, backend) may have. Demands listed first win ties, so give them in order of age.
+
+    `free` is what each backend still takes, `limits` what each named limit (a workflow's `max_concurrent`) still allows; a
+    demand whose limit is not listed there is capped only by its backend.
+    """
+    granted = {(demand.run, demand.backend): 0 for demand in demands}
+    left = dict(limits)
+    for backend in {demand.backend: None for demand in demands}:
+        here = [demand for demand in demands if demand.backend == backend]
+        spare = max(0, free.get(backend, 0))
+        while spare > 0:
+            wants = [_want(demand, granted, left) for demand in here]
+            if not any(wants):
+                break
+            lives = [demand.live + granted[demand.run, backend] for demand in here]
+            for demand, more in zip(here, _fill(lives, wants, spare), strict=True):
+                more = min(more, _want(demand, granted, left))  # two runs may share one limit
+                granted[demand.run, backend] += more
+                spare -= more
+                if demand.limit in left:
+                    left[demand.limit] -= more
+    return granted
+
+
+def _want(demand: Demand, granted: Mapping[tuple[str, str], int], left: Mapping[str, int]) -> int:
+    want = demand.ready - granted[demand.run, demand.backend]
+    return max(0, min(want, left.get(demand.limit, want)))
+
+
+def _fill(lives: Sequence[int], wants: Sequence[int], spare: int) -> list[int]:
+    """Pour `spare` slots so that the lowest levels rise first: level L gives each min(want, L - live). At least one is given."""
+    low, high = 0, max(live + want for live, want in zip(lives, wants, strict=True))
+    while low < high:  # the highest level that still fits
+        level = (low + high + 1) // 2
+        if sum(_at(level, live, want) for live, want in zip(lives, wants, strict=True)) <= spare:
+            low = level
+        else:
+            high = level - 1
+    given = [_at(low, live, want) for live, want in zip(lives, wants, strict=True)]
+    rest = spare - sum(given)
+    for index, (live, want) in enumerate(zip(lives, wants, strict=True)):
+        if rest > 0 and given[index] < want and live + given[index] <= low:
+            given[index] += 1
+            rest -= 1
+    return given
+
+
+def _at(level: int, live: int, want: int) -> int:
+    return max(0, min(want, level - live))
