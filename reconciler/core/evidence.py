@@ -217,7 +217,8 @@ def _reach_aim(draft: Draft, task_id: str, record: TaskRecord) -> None:
         case Aim.LOST:
             fail(draft, task_id, record, Cause.LOST, "the scheduler had taken the job, and it was nowhere")
         case _:
-            draft.put(task_id, record.to(TaskState.CANCELLED, draft.now, record.reason, cause=Cause.CANCELLED, ended_at=draft.now, aim=None))
+            ended = record.to(TaskState.CANCELLED, draft.now, record.reason, cause=Cause.CANCELLED, ended_at=draft.now, aim=None)
+            draft.put(task_id, ended)
 
 
 def send_again(draft: Draft, task_id: str, record: TaskRecord, reason: str) -> None:

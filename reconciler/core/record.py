@@ -130,9 +130,9 @@ class RunRecord:
     (core/plan.py `remember`), and is carried so that the cost of a plan grows with what changed.
 
     `known`: the run's tasks by id. `needs_left`: of waiting tasks, how many needs are not final yet, where that is not 0.
-    `ready`: waiting tasks whose needs are met, with the time before which they may not be sent. `watched`: live tasks that something is due for (cancelling, a file to fetch, absent).
-    `live`: jobs that may exist, by backend. `counts`: tasks by state.
-    `cancelled`, `dropped`: "" or why; once set they stay. `stalled`: "" or why only a person can move it on.
+    `ready`: waiting tasks whose needs are met, with the time before which they may not be sent. `watched`: live tasks that
+    something is due for (cancelling, a file to fetch, absent). `live`: jobs that may exist, by backend. `counts`: tasks by
+    state. `cancelled`, `dropped`: "" or why; once set they stay. `stalled`: "" or why only a person can move it on.
     """
 
     tasks: Mapping[str, TaskRecord]

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What one run would like on one backend. `ready` and `live` count tasks; `limit` names what caps it beyond the backend ("": nothing)."""
+    """What one run would like on one backend. `ready` and `live` count tasks.
+
+    `limit` names what caps it beyond the backend; "": nothing does.
+    """
 
     run: str
     backend: str
