@@ -3,6 +3,7 @@
     ReconcilerError
     ├── IllegalMove            a bug in the core: a task was moved along an edge the table does not have
     ├── GraphError             the dependencies of a workflow make no sense (unknown id, cycle)
+    ├── EnvError               the environment rules of a task make no sense (unknown group, cycle, bad name)
     ├── ManifestError          one or more problems in manifests; each names file, line, column, and the cure
     │   └── SettingsError      the Settings are unusable: the daemon cannot start (exit 2)
     ├── SourceError
@@ -40,6 +41,10 @@ class GraphError(ReconcilerError):
     def __init__(self, task: str, message: str) -> None:
         super().__init__(message)
         self.task = task
+
+
+class EnvError(ReconcilerError):
+    """The environment rules of a task make no sense. The message names the layer and the group."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
