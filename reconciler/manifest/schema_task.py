@@ -1,0 +1,182 @@
+"""Tasks as written, in a Workflow's `spec.tasks`, in a ScriptHut task-list file, or in the file that a generator writes.
+
+Names, defaults and meanings of ScriptHut, so that a task pasted from one of its JSON files is already right.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, field_validator, model_validator
+
+from reconciler.core.desired import RETRYABLE, Cause, When
+from reconciler.manifest.schema_base import (
+    IN_DIGEST,
+    NOT_YET,
+    NOT_YET_UNLESS_FALSE,
+    OUT_OF_DIGEST,
+    Command,
+    Count,
+    DurationS,
+    GroupName,
+    Line,
+    MemoryMB,
+    Model,
+    Need,
+    NotEmpty,
+    Number,
+    ObjectName,
+    PathText,
+    TaskId,
+    TimeLimitS,
+    Value,
+    Variable,
+)
+from reconciler.manifest.schema_env import EnvGroups, EnvRules
+
+#: More tries than this are a loop, not a retry.
+RETRIES_MAX = 100
+
+
+class EscalateSpec(Model):
+    """What each retry asks more of, as a factor."""
+
+    memory: Annotated[Number, OUT_OF_DIGEST] = Field(default=1.0, ge=1, le=10, description="Factor on `memory` at each retry.")
+    time_limit: Annotated[Number, OUT_OF_DIGEST] = Field(default=1.0, ge=1, le=10, description="Factor on `time_limit` at each retry.")
+
+
+class RetrySpec(Model):
+    """How often, for what and how soon a task is tried again."""
+
+    limit: Annotated[int, OUT_OF_DIGEST] = Field(default=0, ge=0, le=RETRIES_MAX, description="Tries beyond the first.")
+    on: Annotated[tuple[Cause, ...], OUT_OF_DIGEST] = Field(
+        default=(Cause.EXIT, Cause.TIMEOUT, Cause.OOM, Cause.NODE_FAIL, Cause.PREEMPTED),
+        description="Causes to try again for: exit, timeout, oom, node_fail, preempted, lost. "
+        "After `node_fail` and `lost` the old process may still be at work.",
+    )
+    backoff: Annotated[DurationS, OUT_OF_DIGEST] = Field(
+        default=0.0, description="Wait before the first retry; doubled for each further one, up to an hour."
+    )
+    escalate: Annotated[EscalateSpec | None, OUT_OF_DIGEST, NOT_YET] = Field(default=None, description="What each retry asks more of.")
+
+    @field_validator("on")
+    @classmethod
+    def _retryable(cls, causes: tuple[Cause, ...]) -> tuple[Cause, ...]:
+        wrong = [cause.value for cause in causes if cause not in RETRYABLE]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)} cannot be tried again; known: {', '.join(sorted(RETRYABLE))}")
+        return causes
+
+
+class TaskSpec(Model):
+    """One command of a workflow."""
+
+    id: Annotated[TaskId, IN_DIGEST] = Field(description="Unique in the workflow. Letters, digits, '.', '_', '-'; dots group (`build.x`).")
+    name: Annotated[Line, IN_DIGEST] = Field(default="", description="A title for people, and SCRIPTHUT_TASK_NAME. Left out: the id.")
+    command: Annotated[Command, IN_DIGEST] = Field(min_length=1, description="Shell text. It decides by its exit code: 0 is success.")
+    deps: Annotated[tuple[Need, ...], IN_DIGEST] = Field(
+        default=(),
+        validation_alias=AliasChoices("deps", "dependencies"),
+        description="Ids of tasks that must have ended first, or patterns with * ? [..] over all ids of the workflow. Also `dependencies`.",
+    )
+    working_dir: Annotated[PathText, IN_DIGEST] = Field(
+        default="~",
+        description="Where the command runs. Absolute or `~/…`: there. Relative: from the folder that the Source's `workdir` says, "
+        "or from this file's folder in the operator's own folder. Left out, or `~`: that folder itself for a `path` Source and for "
+        "task-list files; else, and always for tasks of a git Source, a folder of the job's own.",
+    )
+    backend: Annotated[ObjectName | None, IN_DIGEST] = Field(
+        default=None, description="The Backend for this task. Left out: the workflow's."
+    )
+    partition: Annotated[Line, IN_DIGEST] = Field(
+        default="", description="Partition or queue. A local backend has none and does not look at it."
+    )
+    cpus: Annotated[Count, IN_DIGEST] = Field(default=1, description="Processor cores.")
+    memory: Annotated[MemoryMB, IN_DIGEST] = Field(default=4096, description="Memory: 4G, 512M; a number alone is mebibytes. Default 4G.")
+    time_limit: Annotated[TimeLimitS, IN_DIGEST] = Field(
+        default=3600,
+        description="The task is ended after this long: 1:00:00, 90m; a number alone is minutes, as Slurm means it. Default 1:00:00.",
+    )
+    gres: Annotated[Line, IN_DIGEST] = Field(
+        default="", description="Generic resources, as `gpu:2`. A local backend has none and does not look at it."
+    )
+    image: Annotated[Line, IN_DIGEST, NOT_YET] = Field(default="", description="Container image.")
+    output_file: Annotated[PathText, IN_DIGEST] = Field(
+        default="", description="File for standard output, relative to `working_dir`. Left out: in the job's own folder."
+    )
+    error_file: Annotated[PathText, IN_DIGEST] = Field(default="", description="File for standard error, likewise.")
+    env: Annotated[EnvRules, IN_DIGEST] = Field(default=(), description="Environment rules of this task; evaluated last.")
+    environment: Annotated[GroupName | None, IN_DIGEST] = Field(
+        default=None, description="ScriptHut's old word: the name of a group of `env_groups` to include. An unknown one is a warning."
+    )
+    env_vars: Annotated[dict[Variable, Value], IN_DIGEST] = Field(default={}, description="ScriptHut's old word for one rule `set`.")
+    generates_source: Annotated[PathText, IN_DIGEST] = Field(
+        default="",
+        description="A task-list file that the command writes, relative to `working_dir`: "
+        "its tasks join the run when this one has succeeded.",
+    )
+    when: Annotated[When, IN_DIGEST] = Field(
+        default=When.SUCCESS,
+        description="success: all needs succeeded. failure: at least one did not. always. All needs must have ended in any case.",
+    )
+    allow_failure: Annotated[bool, IN_DIGEST] = Field(
+        default=False, strict=True, description="The run can succeed, and dependents go on, when this task fails."
+    )
+    retry: Annotated[RetrySpec, OUT_OF_DIGEST] = Field(
+        default=RetrySpec(), description="How often, for what and how soon it is tried again."
+    )
+    inputs: Annotated[tuple[Line, ...], IN_DIGEST, NOT_YET] = Field(default=(), description="Files that the result depends on.")
+    outputs: Annotated[tuple[Line, ...], IN_DIGEST, NOT_YET] = Field(default=(), description="Files that the task makes.")
+    cache: Annotated[bool | None, IN_DIGEST, NOT_YET_UNLESS_FALSE] = Field(
+        default=None, description="Take the result from the cache if it is known."
+    )
+    cache_scope: Annotated[Literal["commit", "inputs"] | None, IN_DIGEST, NOT_YET] = Field(
+        default=None, description="What a cached result depends on."
+    )
+    nodes: Annotated[Count | None, IN_DIGEST, NOT_YET] = Field(default=None, description="Machines.")
+    ntasks: Annotated[Count | None, IN_DIGEST, NOT_YET] = Field(default=None, description="Processes, for MPI.")
+    account: Annotated[Line, IN_DIGEST, NOT_YET] = Field(default="", description="Account to charge.")
+    qos: Annotated[Line, IN_DIGEST, NOT_YET] = Field(default="", description="Quality of service.")
+    constraint: Annotated[Line, IN_DIGEST, NOT_YET] = Field(default="", description="Features that the machine must have.")
+    reservation: Annotated[Line, IN_DIGEST, NOT_YET] = Field(default="", description="Reservation to run in.")
+    licenses: Annotated[Line, IN_DIGEST, NOT_YET] = Field(default="", description="Licences to hold while it runs.")
+    scheduler_args: Annotated[tuple[Line, ...], IN_DIGEST, NOT_YET] = Field(
+        default=(), description="Further options for the scheduler, of those the Backend allows."
+    )
+    matrix: Annotated[dict[Variable, tuple[Value, ...]], IN_DIGEST, NOT_YET] = Field(
+        default={}, description="One task for each combination of these values."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nulls_say_nothing(cls, data: Any) -> Any:
+        """ScriptHut and its generators write `null` for what is not given."""
+        if isinstance(data, dict):
+            if "deps" in data and "dependencies" in data:
+                raise ValueError("deps and dependencies are the same: write one of them")
+            return {key: value for key, value in data.items() if value is not None}
+        return data
+
+
+class TaskList(Model):
+    """A ScriptHut task-list file: an object with these keys, or the bare list of `tasks`."""
+
+    tasks: Annotated[NotEmpty[TaskSpec], IN_DIGEST] = Field(description="The tasks.")
+    env: Annotated[EnvRules, IN_DIGEST] = Field(default=(), description="Environment rules of all tasks.")
+    env_groups: Annotated[EnvGroups, IN_DIGEST] = Field(default={}, description="Named groups of rules, for `include`.")
+    title: Annotated[Line, OUT_OF_DIGEST] = Field(default="", description="A title for people.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_list(cls, data: Any) -> Any:
+        if isinstance(data, (list, tuple)):
+            return {"tasks": data}
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if value is not None or key == "tasks"}
+        return data
+
+
+class GeneratedTasks(TaskList):
+    """The same form, written by a generator: it may find that there is nothing to do."""
+
+    tasks: Annotated[tuple[TaskSpec, ...], IN_DIGEST] = Field(description="The tasks to add to the run.")
