@@ -21,7 +21,7 @@ Promised event names (`event` of a log line, `name` of a recorded event). They a
     LedgerUnwritable LedgerWritable StateLost     no intent can be saved, so nothing is sent; it can again; the ledger is gone
     StatusUnwritable StatusWritable               a status file could not be written; it could again
 
-Nothing secret is printed: see `redact_text` and `_redact`. Text of others (commands, scheduler messages, file names) cannot
+Nothing secret is printed: see `_redact` and printable.py. Text of others (commands, scheduler messages, file names) cannot
 steer the terminal: control characters are shown escaped.
 """
 
@@ -30,14 +30,13 @@ from __future__ import annotations
 import logging
 import re
 import sys
-import unicodedata
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal, TextIO, cast
 
 import structlog
 
-REDACTED = "[redacted]"
+from reconciler.printable import REDACTED, escape, redact_text
 
 
 class EventName(StrEnum):
@@ -88,38 +87,6 @@ class EventName(StrEnum):
 
 _SECRET_KEY = re.compile(r"secret|token|passw|authorization|api_?key|private_?key|credential|cookie", re.IGNORECASE)
 _ENV_KEY = re.compile(r"(?:^|_)(?:env|environ|environment|parameters)$", re.IGNORECASE)
-_URL_USERINFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)([^\s/]*)@")
-_QUERY_SECRET = re.compile(r"(?i)([?&][^=&\s]*(?:token|secret|signature|password|key|credential)[^=&\s]*=)[^&\s\"']+")
-_AUTHORIZATION = re.compile(r"(?i)\b(authorization\s*[:=]\s*)(?:[a-z]+\s+)?[^\s\"',]+")
-
-
-def redact_text(text: str) -> str:
-    """`text` without credentials in URLs and authorization headers. For every message that quotes another program."""
-    text = _URL_USERINFO.sub(_without_credentials, text)
-    text = _QUERY_SECRET.sub(rf"\1{REDACTED}", text)
-    return _AUTHORIZATION.sub(rf"\1{REDACTED}", text)
-
-
-def _without_credentials(match: re.Match[str]) -> str:
-    """The start of a URL without `user:password@` or `token@`. The user of ssh:// is no secret, and says which account was refused."""
-    scheme, userinfo = match[1], match[2]
-    user, colon, _password = userinfo.partition(":")
-    if scheme.lower() == "ssh://":
-        return f"{scheme}{user}{colon}{REDACTED if colon else ''}@"
-    return f"{scheme}{REDACTED}@"
-
-
-def escape(text: str, keep: str = "") -> str:
-    """`text` with every control, format and surrogate character written as an escape, except those in `keep`."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(char if char in keep or not _steers(char) else char.encode("unicode_escape").decode() for char in text)
-
-
-def _steers(char: str) -> bool:
-    """Whether a terminal may obey `char` instead of showing it: controls, bidirectional marks, line separators, lone surrogates."""
-    return unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
-
 
 def _hidden(value: object) -> object:
     """`value` of an environment with the names kept and what they hold gone."""

@@ -13,7 +13,8 @@ import pytest
 import structlog
 
 from reconciler import log
-from reconciler.log import EventName, configure, escape, get_logger, redact_text
+from reconciler.log import EventName, configure, get_logger
+from reconciler.printable import REDACTED, escape, redact_text
 
 
 @pytest.fixture(autouse=True)
@@ -68,14 +69,14 @@ def test_credentials_in_text_are_cut_out(text: str, expected: str) -> None:
 @pytest.mark.parametrize("key", ["token", "deploy_token", "client_secret", "password", "Authorization", "api_key", "private_key", "cookie"])
 def test_a_key_that_names_a_secret_hides_its_value(key: str) -> None:
     """The value of a key named like a secret is never printed, at any depth."""
-    assert logged(**{key: "hunter2"})[key] == log.REDACTED
+    assert logged(**{key: "hunter2"})[key] == REDACTED
     assert "hunter2" not in json.dumps(logged(spec={"auth": [{key: "hunter2"}]}))
 
 
 @pytest.mark.parametrize("env", [{"DB": "hunter2"}, (("DB", "hunter2"),), [["DB", "hunter2"]]])
 def test_an_environment_shows_its_names_only(env: object) -> None:
     """The values of an environment are never printed; its names are."""
-    assert logged(env=env)["env"] == {"DB": log.REDACTED}
+    assert logged(env=env)["env"] == {"DB": REDACTED}
 
 
 def test_an_exception_is_redacted_too() -> None:
