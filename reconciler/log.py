@@ -7,9 +7,10 @@ Promised event names (`event` of a log line, `name` of a recorded event). They a
     ObjectFailed                                  an unexpected exception about one object, with its traceback; the others go on
     RunCreated RunEnded RunCancelled RunDropped   a run was made; all its tasks are final; somebody or a policy ended it
     RunStalled RunSuspended RunResumed            only a person can move it on; held back; let go
-    TaskSubmitted TaskQueued TaskStarted          the intent was saved; the backend has it; it runs
-    TaskEnded TaskLost TaskSkipped TaskCancelled  final, with exit code and cause
-    TaskRetried TaskRefused TaskRequeued          tried again, after a failure; proven not taken; the scheduler put it back
+    TaskSubmitting TaskQueued TaskRunning         the intent is saved; the backend has it; it runs
+    TaskSucceeded TaskFailed TaskLost             final, with the reason; TaskSkipped: something that it needs did not succeed
+    TaskCancelling TaskCancelled                  being ended, or its submission revoked; ended so
+    TaskWaiting TaskStalled                       to be sent again, under the next name; only a person can move it on
     TasksAppended                                 a generator's file was read
     SubmissionLost                                a submission that never started; sent again under the next name
     LateEvidence                                  something about a final task turned up; it changes nothing
@@ -55,16 +56,17 @@ class EventName(StrEnum):
     RUN_STALLED = "RunStalled"
     RUN_SUSPENDED = "RunSuspended"
     RUN_RESUMED = "RunResumed"
-    TASK_SUBMITTED = "TaskSubmitted"
+    TASK_SUBMITTING = "TaskSubmitting"
     TASK_QUEUED = "TaskQueued"
-    TASK_STARTED = "TaskStarted"
-    TASK_ENDED = "TaskEnded"
+    TASK_RUNNING = "TaskRunning"
+    TASK_SUCCEEDED = "TaskSucceeded"
+    TASK_FAILED = "TaskFailed"
     TASK_LOST = "TaskLost"
     TASK_SKIPPED = "TaskSkipped"
+    TASK_CANCELLING = "TaskCancelling"
     TASK_CANCELLED = "TaskCancelled"
-    TASK_RETRIED = "TaskRetried"
-    TASK_REFUSED = "TaskRefused"
-    TASK_REQUEUED = "TaskRequeued"
+    TASK_WAITING = "TaskWaiting"
+    TASK_STALLED = "TaskStalled"
     TASKS_APPENDED = "TasksAppended"
     SUBMISSION_LOST = "SubmissionLost"
     LATE_EVIDENCE = "LateEvidence"

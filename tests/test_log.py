@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def test_text_of_others_cannot_steer_the_terminal() -> None:
     """Control characters, ANSI sequences and direction marks are shown escaped, on one line."""
     out = io.StringIO()
     configure("console", "info", out)
-    get_logger().info(EventName.TASK_ENDED, reason="\x1b[2Jgone\r\nDaemonStopped \u202e\udc80", message={"k\x1b": ["\x07"]})
+    get_logger().info(EventName.TASK_FAILED, reason="\x1b[2Jgone\r\nDaemonStopped \u202e\udc80", message={"k\x1b": ["\x07"]})
     assert len(out.getvalue().splitlines()) == 1
     assert not set(out.getvalue()) & set("\x1b\x07\r\u202e\udc80")
     assert "gone" in out.getvalue()
@@ -154,12 +155,15 @@ def test_every_promised_name_is_in_the_docstring() -> None:
 
 
 def event_names(source: str) -> set[str]:
-    """Every literal name given to `Event(at, name, …)` in `source`."""
-    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    named = [call for call in calls if getattr(call.func, "id", getattr(call.func, "attr", "")) == "Event"]
-    positional = [call.args[1] for call in named if len(call.args) > 1]
-    keyword = [keyword.value for call in named for keyword in call.keywords if keyword.arg == "name"]
-    return {node.value for node in [*positional, *keyword] if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    """Every literal name of an event in `source`: given to `Event(at, name, …)` or `….note(name, …)`, or in the table EVENT_OF."""
+    found: list[ast.expr] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in {"Event", "note"}:
+            found += [*node.args[:2], *(keyword.value for keyword in node.keywords if keyword.arg == "name")]
+        elif isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "EVENT_OF" and isinstance(node.value, ast.Dict):
+            found += node.value.values
+    texts = {node.value for node in found if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {text for text in texts if re.fullmatch(r"(?:[A-Z][a-z]+){2,}", text)}
 
 
 def test_every_event_that_is_recorded_is_promised() -> None:
@@ -167,4 +171,4 @@ def test_every_event_that_is_recorded_is_promised() -> None:
     root = Path(log.__file__).parent
     used = {name for path in root.rglob("*.py") for name in event_names(path.read_text(encoding="utf-8"))}
     assert used - {str(name) for name in EventName} == set()
-    assert event_names('Event(now, "Typo", run)') == {"Typo"}
+    assert event_names('Event(now, "TaskTypo", run)\ndraft.note("RunTypo", "", x)\nEVENT_OF: T = {1: "MoveTypo"}') == {"TaskTypo", "RunTypo", "MoveTypo"}
