@@ -171,4 +171,5 @@ def test_every_event_that_is_recorded_is_promised() -> None:
     root = Path(log.__file__).parent
     used = {name for path in root.rglob("*.py") for name in event_names(path.read_text(encoding="utf-8"))}
     assert used - {str(name) for name in EventName} == set()
-    assert event_names('Event(now, "TaskTypo", run)\ndraft.note("RunTypo", "", x)\nEVENT_OF: T = {1: "MoveTypo"}') == {"TaskTypo", "RunTypo", "MoveTypo"}
+    source = 'Event(now, "TaskTypo", run)\ndraft.note("RunTypo", "", x)\nEVENT_OF: T = {1: "MoveTypo"}'
+    assert event_names(source) == {"TaskTypo", "RunTypo", "MoveTypo"}
