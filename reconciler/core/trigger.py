@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from reconciler.core import cost, names
@@ -151,11 +151,8 @@ def owed(revisions: Mapping[str, Revision], heads: Mapping[str, Sequence[RunHead
 
 
 def run_of(debt: Owed, now: float) -> Run:
-    """The run that `debt` asks for, everything pinned. Parameters come last in each task's environment, so they win."""
+    """The run that `debt` asks for, everything pinned (rule 9)."""
     revision = debt.revision
-    tasks = revision.tasks
-    if debt.parameters:
-        tasks = tuple(replace(task, env=task.env + debt.parameters) for task in tasks)
     return Run(
         id=debt.run_id,
         workflow=revision.name,
@@ -163,7 +160,7 @@ def run_of(debt: Owed, now: float) -> Run:
         canonical=revision.canonical,
         occasion=debt.occasion,
         backend=debt.backend or revision.backend,
-        tasks=tasks,
+        tasks=revision.tasks,
         place=revision.place,
         created_at=now,
         rerun=revision.rerun,
