@@ -108,7 +108,7 @@ class _Open:
     data: dict[str, Plain] | list[Plain]
     spot: Spot
     key: str | None = None
-    key_offset: int = 0
+    key_spot: Spot | None = None
 
 
 @dataclass(slots=True)
@@ -200,14 +200,22 @@ class _Composition:
             assert isinstance(top.spot.children, list)
             top.spot.children.append(spot)
         elif top.key is None:
-            top.key, top.key_offset = self._key(value, spot, top.data), spot.start
+            top.key, top.key_spot = self._key(value, spot, top.data), spot
         else:
-            spot.key = top.key_offset
+            assert top.key_spot is not None
+            spot.key, spot.key_end = top.key_spot.start, top.key_spot.end
+            self._pull_back(spot)
             top.data[top.key] = value
             assert isinstance(top.spot.children, dict)
             top.spot.children[top.key] = spot
             top.spot.end = max(top.spot.end, spot.end)
             top.key = None
+
+    def _pull_back(self, spot: Spot) -> None:
+        """ruamel puts a value that is left out where the next thing starts; it belongs behind the colon."""
+        colon = self.text.find(":", spot.key_end, spot.start) if spot.start == spot.end else -1
+        if colon >= 0:
+            spot.start = spot.end = colon + 1
 
     def _key(self, value: Plain, spot: Spot, taken: dict[str, Plain]) -> str:
         """The key to use. One that is refused gets a name that no field has, so that reading can go on."""

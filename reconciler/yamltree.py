@@ -54,15 +54,15 @@ class Lines:
 
 
 class Spot:
-    """Where one value stands: offsets of its key (or of itself, in a list), its first character, and behind its last.
+    """Where one value stands: offsets of its key (or of itself, in a list), behind the key, its first character, and behind its last.
 
     `children` is a dict for a mapping, a list for a list, None for a scalar. `flow`: written in brackets, or a scalar.
     """
 
-    __slots__ = ("children", "end", "flow", "key", "start")
+    __slots__ = ("children", "end", "flow", "key", "key_end", "start")
 
     def __init__(self, key: int, start: int, end: int, flow: bool = True) -> None:
-        self.key, self.start, self.end, self.flow = key, start, end, flow
+        self.key, self.key_end, self.start, self.end, self.flow = key, key, start, end, flow
         self.children: dict[str, Spot] | list[Spot] | None = None
 
     def child(self, step: str | int) -> Spot | None:
