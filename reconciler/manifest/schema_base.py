@@ -24,7 +24,7 @@ API_VERSION = "scripthut/v1"
 NOT_SUPPORTED_YET = "not supported yet"
 COMMAND_CHARS_MAX = 1_000_000
 #: Linux refuses to start a program with one environment string above 128 KiB (MAX_ARG_STRLEN); the name and quotes need some of it.
-VALUE_CHARS_MAX = 30_000
+VALUE_BYTES_MAX = 120_000
 
 
 class Digest(Enum):
@@ -125,6 +125,12 @@ def _literal_text(value: object) -> object:
     return value
 
 
+def _value(text: str) -> str:
+    if len(text.encode()) > VALUE_BYTES_MAX:
+        raise ValueError(f"longer than {VALUE_BYTES_MAX:,} bytes; no program could be started with it")
+    return text
+
+
 def _label_key(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,98}[A-Za-z0-9])?", text):
         raise ValueError("a label's name is 1 to 100 letters, digits, '.', '_', '/', '-'")
@@ -172,20 +178,18 @@ Line = Annotated[str, AfterValidator(_one_line), StringConstraints(max_length=10
 #: A path, of a file system or of a repository. Linux takes 4,096 bytes.
 PathText = Annotated[str, AfterValidator(_one_line), StringConstraints(max_length=4000)]
 Glob = Annotated[str, AfterValidator(_one_line), AfterValidator(_glob), StringConstraints(min_length=1, max_length=1000)]
-ObjectName = Annotated[str, AfterValidator(_object_name)]
+ObjectName = Annotated[str, BeforeValidator(_literal_text), AfterValidator(_object_name)]
 #: The name of an object of this or another place: `name` or `<source>/<name or path>`.
 QualifiedName = Annotated[str, AfterValidator(_one_line), StringConstraints(min_length=1, max_length=1000)]
-TaskId = Annotated[str, AfterValidator(_task_id)]
-Need = Annotated[str, AfterValidator(_need)]
+TaskId = Annotated[str, BeforeValidator(_literal_text), AfterValidator(_task_id)]
+Need = Annotated[str, BeforeValidator(_literal_text), AfterValidator(_need)]
 Token = Annotated[str, BeforeValidator(_literal_text), AfterValidator(_one_line), StringConstraints(min_length=1, max_length=200)]
 Commit = Annotated[str, BeforeValidator(_literal_text), AfterValidator(_commit)]
 RefName = Annotated[str, BeforeValidator(_literal_text), AfterValidator(_ref), StringConstraints(max_length=250)]
 RunId = Annotated[str, BeforeValidator(_literal_text), StringConstraints(pattern=r"^[0-9a-f]{12}$")]
 Variable = Annotated[str, AfterValidator(_variable)]
 GroupName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-Value = Annotated[
-    str, BeforeValidator(_literal_text), AfterValidator(_no_nul), StringConstraints(max_length=VALUE_CHARS_MAX), _VALUE_SCHEMA
-]
+Value = Annotated[str, BeforeValidator(_literal_text), AfterValidator(_no_nul), AfterValidator(_value), _VALUE_SCHEMA]
 Count = Annotated[int, BeforeValidator(_whole_number), Field(ge=1, le=1_000_000)]
 CountOrZero = Annotated[int, BeforeValidator(_whole_number), Field(ge=0, le=1_000_000)]
 Number = Annotated[float, BeforeValidator(_finite)]

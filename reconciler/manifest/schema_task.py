@@ -50,9 +50,9 @@ class RetrySpec(Model):
 
     limit: Annotated[int, OUT_OF_DIGEST] = Field(default=0, ge=0, le=RETRIES_MAX, description="Tries beyond the first.")
     on: Annotated[tuple[Cause, ...], OUT_OF_DIGEST] = Field(
-        default=(Cause.EXIT, Cause.TIMEOUT, Cause.OOM, Cause.NODE_FAIL, Cause.PREEMPTED),
+        default=(Cause.EXIT, Cause.TIMEOUT, Cause.OOM, Cause.PREEMPTED),
         description="Causes to try again for: exit, timeout, oom, node_fail, preempted, lost. "
-        "After `node_fail` and `lost` the old process may still be at work.",
+        "Default: all but node_fail and lost, after which the old process may still be at work where nobody can see it.",
     )
     backoff: Annotated[DurationS, OUT_OF_DIGEST] = Field(
         default=0.0, description="Wait before the first retry; doubled for each further one, up to an hour."
@@ -81,9 +81,9 @@ class TaskSpec(Model):
     )
     working_dir: Annotated[PathText, IN_DIGEST] = Field(
         default="~",
-        description="Where the command runs. Absolute or `~/…`: there. Relative: from the folder that the Source's `workdir` says, "
-        "or from this file's folder in the operator's own folder. Left out, or `~`: that folder itself for a `path` Source and for "
-        "task-list files; else, and always for tasks of a git Source, a folder of the job's own.",
+        description="Where the command runs. Absolute or `~/…`: there. Relative, or `~` (the default): from the folder that the "
+        "Source's `workdir` says; in the operator's own folder from the root for files under .hut/, else from the file's own folder. "
+        "Tasks of a git Source have no such folder yet: they run in a folder of the job's own unless this is absolute or `~/…`.",
     )
     backend: Annotated[ObjectName | None, IN_DIGEST] = Field(
         default=None, description="The Backend for this task. Left out: the workflow's."

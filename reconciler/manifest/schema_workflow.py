@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from reconciler.core.desired import Concurrency, OnDelete, Trigger
+from reconciler.core.env import PROTECTED
 from reconciler.manifest.schema_base import (
     IN_DIGEST,
     NOT_SUPPORTED_YET,
@@ -47,7 +48,7 @@ class TriggerSpec(Model):
         description="change: a digest that has no run yet. paths: also when a file of `paths` changes. commit: every commit of the source. "
         "manual: only a rerun token or a Run. stack, schedule: not supported yet. Default: change; with `paths`, paths.",
     )
-    paths: Annotated[tuple[Glob, ...], IN_DIGEST] = Field(
+    paths: Annotated[tuple[Glob, ...], OUT_OF_DIGEST] = Field(
         default=(), description="Patterns of files of the source (`src/**`): what they match enters the digest."
     )
     schedule: Annotated[Line, OUT_OF_DIGEST, NOT_YET] = Field(default="", description="A cron line.")
@@ -82,7 +83,7 @@ class WorkflowSpec(Model):
     command: Annotated[Command, IN_DIGEST, NOT_YET] = Field(default="", description="A command that prints the tasks.")
     env: Annotated[EnvRules, IN_DIGEST] = Field(default=(), description="Environment rules of all tasks.")
     env_groups: Annotated[EnvGroups, IN_DIGEST] = Field(default={}, description="Named groups of rules, for `include`.")
-    trigger: Annotated[TriggerSpec, IN_DIGEST] = Field(default=TriggerSpec(), description="What makes it run.")
+    trigger: Annotated[TriggerSpec, OUT_OF_DIGEST] = Field(default=TriggerSpec(), description="What makes it run.")
     rerun: Annotated[Token | None, IN_DIGEST] = Field(default=None, description="Any new text here asks for one more run.")
     approve: Annotated[Token | None, OUT_OF_DIGEST] = Field(
         default=None, description="The digest or commit that you approve, when a run waits for it. A changed digest voids it."
@@ -113,13 +114,22 @@ class Workflow(Model):
     spec: WorkflowSpec = Field(description="What is asked for.")
 
 
+def _free(name: str) -> str:
+    if name.startswith(PROTECTED):
+        raise ValueError(f"{PROTECTED}* is ours")
+    return name
+
+
+Parameter = Annotated[Variable, AfterValidator(_free)]
+
+
 class RunSpec(Model):
     """A new run of a workflow (`workflow`, `backend`, `parameters`), or a change of one that exists (`run`, `state`, `suspend`)."""
 
     workflow: QualifiedName | None = Field(default=None, description="The Workflow to run: its name, or `<source>/<name>`.")
-    revision: Annotated[Line, NOT_YET] = Field(default="", description="The commit to run it at.")
+    revision: Line = Field(default="", description="The commit or digest to run it at: until the workflow is at that, the run waits.")
     backend: ObjectName | None = Field(default=None, description="The Backend. Left out: the workflow's.")
-    parameters: dict[Variable, Value] = Field(
+    parameters: dict[Parameter, Value] = Field(
         default={}, description="Variables that every task sees with exactly these values; they win over all rules."
     )
     run: RunId | None = Field(default=None, description="The id of a run that exists, to change it.")
@@ -130,7 +140,7 @@ class RunSpec(Model):
     @model_validator(mode="after")
     def _one_of_two(self) -> RunSpec:
         if (self.workflow is None) == (self.run is None):
-            raise ValueError("write either workflow (a new run) or run (a change of one that exists)")
+            raise ValueError("write either workflow (for a new run) or run (for a change of one that exists)")
         if self.run is not None and (self.backend is not None or self.parameters):
             raise ValueError("a run that exists keeps its backend and parameters; ask for a new one with workflow")
         if self.run is None and self.state is not None:
