@@ -99,7 +99,7 @@ def _task(declared: _Json) -> _Json:
     assert isinstance(declared, dict)
     needs = declared.get("deps")
     if isinstance(needs, list):
-        declared["deps"] = [need for need in sorted({str(need) for need in needs})]
+        declared["deps"] = [*sorted({str(need) for need in needs})]
     return declared
 
 

@@ -1,0 +1,50 @@
+"""Tasks as written -> tasks of a run, but for their environment: needs, working folders, resources. Used by resolve.py and generated.py."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+
+from reconciler.core.desired import Resources, Retry, Task
+from reconciler.manifest.schema import TaskSpec
+
+
+def tasks_of(specs: Sequence[TaskSpec], needs: dict[str, tuple[str, ...]], base: str) -> tuple[Task, ...]:
+    """The tasks, in the order written. `needs` are theirs with patterns expanded (core/graph.py `expand`); `base` as in `folder_of`."""
+    return tuple(_task(spec, needs[spec.id], base) for spec in specs)
+
+
+def folder_of(declared: str, base: str) -> str:
+    """Where a task runs that declares `working_dir: declared`: absolute, `~/…`, or "" for a folder of the job's own.
+
+    `base` is the folder that relative ones begin at, "" when there is none (a git source without a checkout).
+    """
+    if declared.startswith(("/", "~/")):
+        return declared
+    if declared in {"", "~", ".", "./"} or not base:
+        return base
+    # not normalised: with a symlink in the way, `a/../b` is not `b`
+    return posixpath.join(base, declared.removeprefix("./"))
+
+
+def is_homeless(spec: TaskSpec, base: str) -> bool:
+    """Whether `spec` asks for a folder relative to one that does not exist."""
+    return not base and spec.working_dir not in {"", "~", ".", "./"} and not spec.working_dir.startswith(("/", "~/"))
+
+
+def _task(spec: TaskSpec, needs: tuple[str, ...], base: str) -> Task:
+    return Task(
+        id=spec.id,
+        command=spec.command,
+        name=spec.name,
+        needs=needs,
+        backend=spec.backend or "",
+        working_dir=folder_of(spec.working_dir, base),
+        resources=Resources(spec.cpus, spec.memory, spec.time_limit, spec.partition, spec.gres),
+        output_file=spec.output_file,
+        error_file=spec.error_file,
+        generates_source=spec.generates_source,
+        when=spec.when,
+        allow_failure=spec.allow_failure,
+        retry=Retry(spec.retry.limit, frozenset(spec.retry.on), spec.retry.backoff),
+    )
