@@ -44,6 +44,8 @@ class Forget:
     """Empty the mailbox of this job: its verdict is saved. Never removes a fence."""
 
     backend: str
+    run: str
+    task: str
     job: str
 
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from reconciler.core.actions import Forget
 from reconciler.core.desired import Run, Task, When
 from reconciler.core.graph import extend_shape, shape
+from reconciler.core.names import job_name
 from reconciler.core.record import FINAL, LIVE, Event, RunRecord, TaskRecord, TaskState
 
 #: Submissions in a row that never started, for one task, before only a person can help. Ten with back-off span half an hour.
@@ -55,6 +58,7 @@ class Draft:
         self.changed: dict[str, None] = {}
         self.appended: list[Task] = []
         self.events: list[Event] = []
+        self.forgets: list[Forget] = []
         self.known = record.known
         self.shape = record.shape
         self.needs_left = dict(record.needs_left)
@@ -83,6 +87,9 @@ class Draft:
             self.watched.add(task_id)
         else:
             self.watched.discard(task_id)
+        if old.state in LIVE and (new.state not in LIVE or new.attempt != old.attempt):
+            job = job_name(self.run.id, task_id, old.attempt)
+            self.forgets.append(Forget(self.run.backend_of(self.known[task_id]), self.run.id, task_id, job))
         if new.state is TaskState.WAITING:
             self._wait(task_id, new)
         if new.state is old.state:
@@ -227,8 +234,11 @@ def remember(run: Run, tasks: Mapping[str, TaskRecord], cancelled: str = "", dro
 
 
 def new_record(run: Run, now: float) -> RunRecord:
-    """The record of a run that has just been made."""
-    return remember(run, {task.id: TaskRecord(since=now) for task in run.tasks})
+    """The record of a run that has just been made. A task that nothing can call for (`when: failure` without needs) is skipped."""
+    empty = replace(run, tasks=())
+    draft = Draft(empty, remember(empty, {}), now)
+    draft.append(run.tasks)
+    return draft.record()
 
 
 def after_restart(tasks: Mapping[str, TaskRecord]) -> dict[str, TaskRecord]:

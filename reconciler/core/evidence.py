@@ -23,6 +23,8 @@ TRANSIENT_WAIT_S = 5.0
 LOSS_BACKOFF_S_MAX = 300.0
 RETRY_BACKOFF_S_MAX = 3600.0
 
+_SEEN_AS = {JobState.QUEUED: TaskState.QUEUED, JobState.RUNNING: TaskState.RUNNING}
+
 
 def learn(draft: Draft, news: News) -> None:
     """Fold all of `news` into `draft`. Folding the same news again changes nothing."""
@@ -46,8 +48,11 @@ def learn(draft: Draft, news: News) -> None:
 def _by_attempt(facts: Mapping[str, JobFact]) -> Iterable[tuple[JobName, JobFact]]:
     """One look may show several attempts of one task: oldest first, so that the latest is what stays."""
     named = [(parsed, fact) for job, fact in facts.items() if (parsed := parse_job_name(job))]
-    named.sort(key=lambda pair: pair[0].attempt)
-    return named
+    return sorted(named, key=_attempt)
+
+
+def _attempt(pair: tuple[JobName, JobFact]) -> int:
+    return pair[0].attempt
 
 
 def _fold_fact(draft: Draft, name: JobName, fact: JobFact) -> None:
@@ -56,7 +61,7 @@ def _fold_fact(draft: Draft, name: JobName, fact: JobFact) -> None:
         if fact.state is JobState.RUNNING and name.attempt == record.attempt:
             draft.note("LateEvidence", name.task, f"{'.'.join(map(str, name))} is seen running after it was recorded {record.state}")
         return
-    if name.attempt < record.attempt:
+    if name.attempt < record.attempt or _is_old_news(name.attempt, fact, record):
         return
     if name.attempt > record.attempt:
         record = record._replace(attempt=name.attempt, job_id="", started=False, exit_code=None, aim=None)
@@ -78,6 +83,20 @@ def _fold_fact(draft: Draft, name: JobName, fact: JobFact) -> None:
             _see_fenced(draft, name.task, record, fact.reason)
         case JobState.ENDED:
             _see_ended(draft, name.task, record, fact)
+
+
+def _is_old_news(attempt: int, fact: JobFact, record: TaskRecord) -> bool:
+    """Whether folding this fact would change nothing. A full look at 10,000 running jobs is mostly this."""
+    return (
+        attempt == record.attempt
+        and _SEEN_AS.get(fact.state) is record.state
+        and not record.absent_since
+        and bool(record.acknowledged_at)
+        and fact.started <= record.started
+        and fact.job_id in ("", record.job_id)
+        and fact.started_at in (None, record.started_at)
+        and fact.reason in ("", record.reason)
+    )
 
 
 def _see_alive(draft: Draft, task_id: str, record: TaskRecord, state: TaskState, reason: str) -> None:

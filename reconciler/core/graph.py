@@ -105,7 +105,7 @@ def _expanded(tasks: Sequence[tuple[str, Sequence[str]]], known: Collection[str]
     edges = 0
     for task, written in tasks:
         try:
-            needs[task] = _needs_of(task, written, ids, patterns)
+            needs.setdefault(task, _needs_of(task, written, ids, patterns))  # of an id used twice, the first
         except GraphError as error:
             found.append(error)
         edges += len(needs.get(task, ()))

@@ -57,14 +57,16 @@ def plan(run: Run, record: RunRecord, news: News, room: Mapping[str, int], now: 
     for task_id in sorted(draft.watched):
         _pursue(draft, task_id, news.backends, actions, wakes, looks)
     if not (draft.closed or news.suspended):
-        _submit(draft, news.backends, room, actions, wakes)
+        _submit(draft, news.backends, room, actions)
+    if draft.ready and max(draft.ready.values()) > now:
+        wakes += [min((at for at in draft.ready.values() if now < at < NEVER), default=NEVER)]
     return Plan(
         record=draft.record(),
         changed=tuple(draft.changed),
         appended=tuple(draft.appended),
-        actions=tuple(actions),
+        actions=(*draft.forgets, *actions),
         events=tuple(draft.events),
-        wake_at=min(wakes, default=None),
+        wake_at=min((at for at in wakes if at < NEVER), default=None),
         look_at=looks,
     )
 
@@ -82,7 +84,8 @@ def _close(draft: Draft, news: News) -> None:
         draft.note("RunDropped", "", news.dropped)
     if news.cancelled or news.dropped:
         why = draft.cancelled or draft.dropped
-        for task_id, record in list(draft.tasks.items()):
+        for task_id in list(draft.tasks):
+            record = draft.tasks[task_id]  # read now: the end of one task may already have skipped another
             if record.state is TaskState.WAITING:
                 ended = record.to(TaskState.CANCELLED, draft.now, why, cause=Cause.CANCELLED, ended_at=draft.now)
                 draft.put(task_id, ended)
@@ -125,21 +128,17 @@ def _pursue(
         actions.append(Fetch(backend, draft.run.id, task_id, job, task.generates_source))
 
 
-def _submit(draft: Draft, backends: Mapping[str, BackendView], room: Mapping[str, int], actions: list[Action], wakes: list[float]) -> None:
+def _submit(draft: Draft, backends: Mapping[str, BackendView], room: Mapping[str, int], actions: list[Action]) -> None:
     """Send what is ready, in order, while there is room on a backend that can be seen."""
     left = {name: more for name, more in room.items() if more > 0 and _takes(backends.get(name))}
     for task_id, not_before in list(draft.ready.items()):
         if not left:
             return
         backend = draft.run.backend_of(draft.known[task_id])
-        if backend not in left:
-            continue
-        if not_before > draft.now:
-            if not_before != NEVER:
-                wakes.append(not_before)
+        if backend not in left or not_before > draft.now:
             continue
         record = draft.tasks[task_id]
-        draft.put(task_id, record.to(TaskState.SUBMITTING, draft.now, claimed_at=draft.now, acknowledged_at=0.0, cause=None))
+        draft.put(task_id, record.sent(draft.now))
         actions.append(Submit(backend, draft.run.id, task_id, job_name(draft.run.id, task_id, record.attempt)))
         left[backend] -= 1
         if not left[backend]:

@@ -106,6 +106,13 @@ class TaskRecord(NamedTuple):
             raise IllegalMove(f"{self.state} -> {state} ({reason or 'no reason'})")
         return self._replace(state=state, since=now, reason=reason, absent_since=0.0, told_at=0.0, **changes)  # type: ignore[arg-type]  # as above
 
+    def sent(self, now: float) -> TaskRecord:
+        """`to(SUBMITTING)` with the intent's time, spelled for speed: a plan does this 10,000 times, and `_replace` takes 4 µs."""
+        if self.state is not TaskState.WAITING:
+            raise IllegalMove(f"{self.state} -> submitting")
+        # state, attempt, failures, losses, since, reason, cause, job_id, started, claimed_at
+        return TaskRecord(TaskState.SUBMITTING, self.attempt, self.failures, self.losses, now, "", None, "", False, now)
+
 
 class Phase(StrEnum):
     """Where a run as a whole is. The words of the status files."""
@@ -159,13 +166,17 @@ class RunRecord:
 
 
 class Event(NamedTuple):
-    """One thing that happened, for `events` and the logs. `name` is CamelCase and promised (log.py lists them)."""
+    """One thing that happened, for `events` and the logs. `name` is CamelCase and promised (log.py lists them).
+
+    `object` is what it is about when that is no run: `Kind/name`. Else "".
+    """
 
     at: float
     name: str
     run: str
     task: str = ""
     message: str = ""
+    object: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,8 @@ def share(demands: Sequence[Demand], free: Mapping[str, int], limits: Mapping[st
             if not any(wants):
                 break
             lives = [demand.live + granted[demand.run, backend] for demand in here]
-            for demand, more in zip(here, _fill(lives, wants, spare), strict=True):
-                more = min(more, _want(demand, granted, left))  # two runs may share one limit
+            for demand, poured in zip(here, _fill(lives, wants, spare), strict=True):
+                more = min(poured, _want(demand, granted, left))  # two runs may share one limit
                 granted[demand.run, backend] += more
                 spare -= more
                 if demand.limit in left:

@@ -1,0 +1,44 @@
+"""A task of a run, as the request that a backend is sent. Pure; called by controller.py when it carries out a Submit.
+
+What is known only now (attempt, job name, backend) joins the environment here; everything else was resolved when the run was made.
+"""
+
+from __future__ import annotations
+
+from reconciler.backends.base import JobRequest
+from reconciler.clock import rfc3339
+from reconciler.core.desired import Run, Task
+from reconciler.core.names import job_name
+
+
+def job_request(run: Run, task: Task, attempt: int, login_shell: bool) -> JobRequest:
+    """What `attempt` of `task` asks of its backend."""
+    job = job_name(run.id, task.id, attempt)
+    return JobRequest(
+        job=job,
+        run=run.id,
+        task=task.id,
+        command=task.command,
+        working_dir=task.working_dir,
+        env=(*task.env, *run.parameters, *_seed(run, task, attempt, job)),
+        init=task.init,
+        resources=task.resources,
+        output_file=task.output_file,
+        error_file=task.error_file,
+        image=task.image,
+        login_shell=login_shell,
+    )
+
+
+def _seed(run: Run, task: Task, attempt: int, job: str) -> tuple[tuple[str, str], ...]:
+    """The protected variables, last, so that nothing of the user's can replace them. Names as in ScriptHut, and ours beyond them."""
+    return (
+        ("SCRIPTHUT_BACKEND", run.backend_of(task)),
+        ("SCRIPTHUT_WORKFLOW", run.workflow),
+        ("SCRIPTHUT_RUN_ID", run.id),
+        ("SCRIPTHUT_CREATED_AT", rfc3339(run.created_at)),
+        ("SCRIPTHUT_TASK_ID", task.id),
+        ("SCRIPTHUT_TASK_NAME", task.name or task.id),
+        ("SCRIPTHUT_ATTEMPT", str(attempt)),
+        ("SCRIPTHUT_JOB_NAME", job),
+    )

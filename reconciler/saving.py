@@ -1,0 +1,54 @@
+"""What a cycle wants to remember, as one batch for the ledger. Pure; called by controller.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reconciler.core.cost import core_hours_used
+from reconciler.core.summary import phase_of
+from reconciler.fleet import Step
+from reconciler.ledger.rows import Appended, Batch, NewRun, ObjectRow, RunChange, TaskChange
+
+
+def batch_of(
+    steps: Sequence[Step], objects: tuple[ObjectRow, ...], removed: tuple[tuple[str, str], ...], released: tuple[str, ...]
+) -> Batch:
+    """Everything that `steps` change, and what changed about the desired state."""
+    new, appended, tasks, runs = [], [], [], []
+    for step in steps:
+        if step.before is None:
+            new.append(NewRun(step.run, step.record.tasks))
+        else:
+            fresh = {task.id for task in step.appended}
+            if step.appended:
+                records = {task_id: step.record.tasks[task_id] for task_id in fresh}
+                appended.append(Appended(step.run.id, _generator(step), step.appended, records))
+            tasks += [TaskChange(step.run.id, task_id, step.record.tasks[task_id]) for task_id in step.changed if task_id not in fresh]
+        runs.append(_change(step))
+    events = tuple(event for step in steps for event in step.events)
+    return Batch(tuple(new), tuple(appended), tuple(tasks), tuple(runs), events, objects, removed, released)
+
+
+def _generator(step: Step) -> str:
+    """Which task appended: the one that says so in its record. Two in one cycle are told as the first; the tasks are right."""
+    for task_id in step.changed:
+        if step.record.known[task_id].generates_source and step.record.tasks[task_id].reason.startswith("generated "):
+            return task_id
+    return ""
+
+
+def _change(step: Step) -> RunChange:
+    record = step.record
+    ended_at = None
+    if record.ended:
+        ended_at = max((task.ended_at or task.since for task in record.tasks.values()), default=step.run.created_at)
+    return RunChange(
+        run=step.run.id,
+        phase=phase_of(record),
+        begun=record.begun,
+        cancelled=record.cancelled,
+        dropped=record.dropped,
+        stalled=record.stalled,
+        ended_at=ended_at,
+        core_hours=core_hours_used(record, ended_at) if ended_at is not None else 0.0,
+    )
