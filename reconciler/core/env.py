@@ -115,7 +115,7 @@ def resolve(layers: Sequence[Layer], seed: Iterable[tuple[str, str]] = ()) -> Re
 
 
 def extend(before: Resolved, layers: Iterable[Layer]) -> Resolved:
-    """The same with further layers: `extend(resolve(a, seed), b)` equals `resolve(a + b, seed)`. Raises EnvError as `resolve` does."""
+    """The same with further layers: `extend(resolve(a, seed), b)` holds what `resolve(a + b, seed)` does. Raises EnvError as that does."""
     state = _State(before)
     for layer in layers:
         if layer.groups:
