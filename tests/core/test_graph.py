@@ -118,7 +118,7 @@ def test_a_chain_of_fifty_thousand_is_no_problem(backwards: bool) -> None:
 @pytest.mark.parametrize("pattern", ["g{0}.*", "*.{0}", "g{0}.?{0}", "g{0}*{0}"])
 def test_ten_thousand_tasks_with_a_pattern_each_are_quick(pattern: str) -> None:
     """A pattern with a literal beginning or end looks only at ids that begin or end so: seconds would mean that it looks at all."""
-    tasks = [*((f"g{place}.x{place}" if "?" in pattern else f"g{place}.{place}", []) for place in range(5000))]
+    tasks: list[tuple[str, list[str]]] = [*((f"g{place}.x{place}" if "?" in pattern else f"g{place}.{place}", []) for place in range(5000))]
     tasks += [(f"h{place}", [pattern.format(place)]) for place in range(5000)]
     before = time.process_time()
     needs = graph.expand(tasks)
