@@ -23,9 +23,9 @@ def say(text: str = "") -> None:
     click.echo(escape(redact_text(text), keep="\n"))
 
 
-def print_json(value: object) -> None:
-    """`value` as indented JSON. Only ASCII, so control characters stay escaped."""
-    click.echo(json.dumps(value, indent=2))
+def print_json(value: object, indent: int | None = 2) -> None:
+    """`value` as JSON; `indent` None: on one line. Only ASCII, so control characters stay escaped."""
+    click.echo(json.dumps(value, indent=indent))
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

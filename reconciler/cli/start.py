@@ -1,0 +1,81 @@
+"""`init` and `demo`: a folder to begin with, and the main job in one command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from reconciler.cli.output import say
+from reconciler.cli.starter import DEMO, STARTER, write_files
+
+
+@click.command()
+@click.argument("directory", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
+def init(directory: Path) -> int:
+    """Write a starter folder: settings.yaml, sources.yaml, workflows/hello.yaml and a .gitignore.
+
+    Overwrites nothing. Exit codes: 0 written, 1 one of the files is there already (nothing was written).
+    """
+    write_files(directory, STARTER)
+    for name in STARTER:
+        say(f"wrote {directory / name}")
+    option = "" if str(directory) == "." else f" --dir {directory}"
+    say(f"\nNext: reconciler{option} validate; reconciler{option} plan; reconciler{option} run")
+    return 0
+
+
+@click.command()
+@click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+def demo(directory: Path | None) -> int:
+    """Make a folder with a small workflow, run it to its end, and print its status file.
+
+    DIR must not hold a demo already; left out, a new temporary folder is made and named. Exit codes: 0 the run succeeded, 1 it did
+    not, or the folder cannot be used.
+    """
+    folder = directory.absolute() if directory else Path(tempfile.mkdtemp(prefix="reconciler-demo-"))
+    write_files(folder, DEMO)
+    say(f"A trusted folder with Settings and one Workflow (a diamond of four tasks): {folder}\n")
+    code = _run_and_watch(folder)
+    _show_status(folder)
+    say(_next_steps(folder))
+    return code
+
+
+def _run_and_watch(folder: Path) -> int:
+    """Run the daemon until nothing is left to do, as its own process, and show the progress of the one workflow here."""
+    from reconciler.cli.folder import Trusted
+    from reconciler.cli.watch import follow
+
+    command = [sys.executable, "-m", "reconciler", "run", "--once", str(folder)]
+    said = folder / ".daemon.log"
+    with said.open("w", encoding="utf-8") as log:
+        daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            follow(Trusted(folder), "diamond", until=lambda: daemon.poll() is not None)
+            code = daemon.wait()
+        except BaseException:  # interrupted: the daemon goes with us, its jobs stay
+            daemon.terminate()
+            daemon.wait()
+            raise
+    if code != 0:
+        say(f"The daemon left with exit code {code}. It said:\n{said.read_text(encoding='utf-8', errors='replace')}")
+    return 1 if code else 0
+
+
+def _show_status(folder: Path) -> None:
+    path = folder / "status" / "workflow" / "diamond.yaml"
+    say(f"\n{path} says:\n")
+    say(path.read_text(encoding="utf-8") if path.exists() else "(it was not written)")
+
+
+def _next_steps(folder: Path) -> str:
+    verb = f"reconciler --dir {folder}"
+    return f"""\
+Look around (no daemon need run):  {verb} get     {verb} logs diamond merge     {verb} events
+Ask again, nothing runs:           {verb} run --once
+Change a command, one new run:     edit {folder / "diamond.yaml"}, then the same
+What would happen, and why:        {verb} plan"""
