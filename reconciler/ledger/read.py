@@ -6,6 +6,7 @@ makes it wait.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -153,9 +154,11 @@ class LedgerReader:
             return next(stored_runs(self._db, "id = ?", run), None)
 
     def tasks(self, run: str) -> Iterator[tuple[Task, TaskRecord]]:
-        """A run's tasks in order, one at a time."""
-        with believed(self._path):
-            for spec, _, _, *record in self._db.execute(_TASKS, (run,)):
+        """A run's tasks in order, one at a time, as they were when the first was asked for."""
+        # its own connection: while one question is half answered, a connection sees no newer saves
+        with believed(self._path), contextlib.ExitStack() as stack:
+            db = stack.enter_context(contextlib.closing(_connected(self._path))) if self.exists else self._db
+            for spec, _, _, *record in db.execute(_TASKS, (run,)):
                 yield load(Task, json.loads(spec)), record_of(record)
 
     def events(self, *, run: str = "", subject: str = "", after: int | None = None, limit: int = 1000) -> list[StoredEvent]:

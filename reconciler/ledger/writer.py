@@ -77,6 +77,7 @@ class Ledger:
         """Use `Ledger.open`."""
         self._path, self._lock, self._db = path, lock, db
         self.id, self.epoch, self.instance, self.fresh = mine
+        self._file = _file_id(path)
         self._failed: Batch | None = None
         self._closed = False
         with believed(path):
@@ -189,6 +190,8 @@ class Ledger:
     @contextmanager
     def _transaction(self, batch: Batch) -> Iterator[sqlite3.Connection]:
         """`batch` is what to take back should a failed commit turn up again."""
+        if _file_id(self._path) != self._file:  # SQLite would go on writing into the file that has lost its name
+            raise LedgerUnwritable(f"the ledger {self._path} was moved, deleted or replaced while in use; put it back")
         with translated(self._path):
             self._begin()
             try:
@@ -218,13 +221,10 @@ class Ledger:
                 self._db.execute("ROLLBACK")
 
     def _reopen(self, failed: Batch) -> None:
-        """Open the same file anew; never another one that has taken its place."""
+        """Open the same file anew."""
         with suppress(sqlite3.Error):  # it is broken; that is why we are here
             self._db.close()
         self._db = connected(self._path)
-        found = read.identity(self._db)
-        if (found.id, found.epoch) != (self.id, self.epoch):
-            raise LedgerError(f"the ledger {self._path} was replaced by another one while in use; stop the daemon and look")
         self._db.execute("BEGIN IMMEDIATE")
         _take_back(self._db, failed)
         self._db.execute("COMMIT")
@@ -256,6 +256,15 @@ def _create_file(path: Path) -> None:
         raise LedgerUnwritable(f"the ledger {path} cannot be opened for writing: {error.strerror}") from error
 
 
+def _file_id(path: Path) -> tuple[int, int]:
+    """Device and inode of the file; (0, 0) when there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0)
+    return (found.st_dev, found.st_ino)
+
+
 def connected(path: Path) -> sqlite3.Connection:
     """A connection for writing to an existing file. Raises sqlite3.Error."""
     uri = f"{path.resolve().as_uri()}?mode=rw"
@@ -271,11 +280,11 @@ def connected(path: Path) -> sqlite3.Connection:
 
 def _taken(db: sqlite3.Connection, path: Path, instance: str) -> Identity:
     """Check that the file is a sound ledger of `instance`, made now if the file is empty, and raise its epoch."""
-    if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
-        raise LedgerError(f"the file system under {path} cannot keep a write-ahead log; use a local disk")
     empty = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
     if not empty and db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         raise LedgerCorrupt(f"{path} is not a ledger of this program; it was left as it is")
+    if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+        raise LedgerError(f"the file system under {path} cannot keep a write-ahead log; use a local disk")
     _migrate(db, path, instance)
     if not empty:
         _check(db, path)
