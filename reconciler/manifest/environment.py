@@ -46,13 +46,13 @@ def make_tasks(
     Raises EnvError, naming the task.
     """
     known = (("SCRIPTHUT_WORKFLOW", revision.name), *revision.env_seed, *seed)
-    resolver = Resolver(revision.layer, around, known, parameters)
+    resolver = Resolver((revision.layer,), around, known, parameters)
     return tuple(resolver.task(task, backend or revision.backend, revision.task_rules.get(task.id, ())) for task in revision.tasks)
 
 
 def environment_faults(revision: DeclaredRevision, around: Surroundings) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
     """What will go wrong when a run of `revision` is made: ((task id or "" for what all share, message), …), and warnings."""
-    resolver = Resolver(revision.layer, around, (("SCRIPTHUT_WORKFLOW", revision.name), *revision.env_seed))
+    resolver = Resolver((revision.layer,), around, (("SCRIPTHUT_WORKFLOW", revision.name), *revision.env_seed))
     faults: list[tuple[str, str]] = []
     warnings: dict[str, None] = {}
     broken: set[str] = set()
@@ -74,11 +74,14 @@ def environment_faults(revision: DeclaredRevision, around: Surroundings) -> tupl
 
 
 class Resolver:
-    """Resolves environments of many tasks, each combination of backend and rules once. 10,000 tasks with the same rules are one."""
+    """Resolves environments of many tasks, each combination of backend and rules once: 10,000 tasks with the same rules are one.
 
-    def __init__(self, layer: Layer, around: Surroundings, seed: Iterable[tuple[str, str]], parameters: Pairs = ()) -> None:
+    `layers` are the workflow's, after those of the backend and the server and before the task's own.
+    """
+
+    def __init__(self, layers: Sequence[Layer], around: Surroundings, seed: Iterable[tuple[str, str]], parameters: Pairs = ()) -> None:
         self._taken = frozenset(name for name, _ in parameters)
-        self._layer = _without(layer, self._taken)
+        self._layers = tuple(_without(layer, self._taken) for layer in layers)
         self._around = around
         self._seed = (*seed, *parameters)
         self._shared: dict[str, Resolved] = {}
@@ -89,7 +92,7 @@ class Resolver:
         found = self._shared.get(backend)
         if found is None:
             own = self._around.backends.get(backend, Layer(f"backend:{backend}"))
-            layers = (_without(own, self._taken), _without(self._around.server, self._taken), self._layer)
+            layers = (_without(own, self._taken), _without(self._around.server, self._taken), *self._layers)
             found = self._shared[backend] = resolve(layers, (("SCRIPTHUT_BACKEND", backend), *self._seed))
         return found
 

@@ -125,6 +125,11 @@ def redact_url(url: str) -> str:
     return re.sub(r"\?.*", "?***", shown, flags=re.DOTALL)
 
 
+def public_url(url: str) -> str:
+    """`url` without user name and password, for jobs, which are not to have the daemon's credentials. `git@host:path` stays."""
+    return _CREDENTIALS.sub("", url) if "://" in url else url
+
+
 def _scp_url(value: str) -> str:
     match = _SCP_FORM.fullmatch(value)
     if match is None or "::" in value:

@@ -1,4 +1,4 @@
-"""Where documents come from and what the operator lets them do: read from Source and Backend documents. Used by resolve.py and assemble.py."""
+"""Where documents come from, and what the operator lets them do. Used by resolve.py and assemble.py."""
 
 from __future__ import annotations
 
@@ -164,3 +164,8 @@ def beside(path: str, root: str, file: str) -> str:
     if not root:
         raise ValueError(f"{path!r} must be absolute: this file is in a git repository, beside which there is nothing")
     return posixpath.normpath(posixpath.join(root, posixpath.dirname(file), path))
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Whether `path` is `folder` or lies in it. Both absolute and normal; "" is nowhere."""
+    return bool(path) and (path == folder or path.startswith(folder.rstrip("/") + "/"))

@@ -19,7 +19,7 @@ from reconciler.manifest import schema
 from reconciler.manifest.canonical import canonical
 from reconciler.manifest.environment import DeclaredRevision, Surroundings, environment_faults, layer_of, task_rules
 from reconciler.manifest.load import Document
-from reconciler.manifest.origin import LOCAL, Choice, DeclaredBackend, Origin, SourceSpec, beside, suspension
+from reconciler.manifest.origin import LOCAL, Choice, DeclaredBackend, Origin, SourceSpec, beside, is_below, suspension
 from reconciler.manifest.tasks import is_homeless, tasks_of
 
 #: Ids of files that match patterns, by path: sources.base.Tree.blob_ids.
@@ -30,11 +30,15 @@ DEFAULT_BRANCH = "main"
 
 @dataclass(frozen=True, slots=True)
 class Resolution(Generic[_Value]):
-    """What became of one document: `value`, or None and the problems. Warnings hold nothing back."""
+    """What became of one document: `value`, or None and the problems. Warnings hold nothing back.
+
+    `basis`: what besides the document the value was made from; assemble.py compares it, to make nothing twice.
+    """
 
     value: _Value | None
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
+    basis: object = None
 
 
 def resolve_workflow(
@@ -127,8 +131,11 @@ def default_backend(origin: Origin, file: str, cpus: int) -> DeclaredBackend:
     )
 
 
-def resolve_source(document: Document, origin: Origin) -> Resolution[SourceSpec]:
-    """A Source document. Paths become absolute, or stay `~/…` (whoever opens them knows whose home that is)."""
+def resolve_source(document: Document, origin: Origin, excluded: Sequence[str]) -> Resolution[SourceSpec]:
+    """A Source document. Paths become absolute, or stay `~/…` (whoever opens them knows whose home that is).
+
+    `excluded` are the folders that the daemon writes to: a source may not lie in one, nor in the operator's own folder.
+    """
     assert isinstance(document.model, schema.Source)
     spec = document.model.spec
     problems: list[Problem] = []
@@ -141,6 +148,13 @@ def resolve_source(document: Document, origin: Origin) -> Resolution[SourceSpec]
             return ""
 
     git = spec.git
+    path = placed(spec.path, "path")
+    for folder in excluded:
+        if is_below(path, folder):
+            problems.append(document.problem(("spec", "path"), f"the daemon writes to {folder}, so no source can be there", "move it"))
+    if origin.root and is_below(path, origin.root):
+        message = "this folder lies in the operator's own folder, where every manifest is trusted"
+        problems.append(document.problem(("spec", "path"), message, "move it beside that folder"))
     named = bool(git and (git.branch or git.tag or git.commit))
     trigger = spec.trigger or schema.TriggerSpec(on=(Trigger.MANUAL,))
     source = SourceSpec(
@@ -154,7 +168,7 @@ def resolve_source(document: Document, origin: Origin) -> Resolution[SourceSpec]
         known_hosts=placed(git.known_hosts, "git", "known_hosts") if git else "",
         interval_s=git.interval if git else None,
         timeout_s=git.timeout if git else 60.0,
-        path=placed(spec.path, "path"),
+        path=path,
         include=spec.include,
         backend=spec.backend or "",
         kinds=frozenset(spec.allow.kinds),
@@ -274,7 +288,7 @@ def _graph_problems(document: Document, spec: schema.WorkflowSpec | schema.TaskL
     last = {task.id: index for index, task in enumerate(spec.tasks)}  # of an id used twice, the second is the one too many
     for fault in faults:
         index = last.get(fault.task)
-        where = () if index is None else (*_tasks_at(spec), index)
+        where: tuple[str | int, ...] = () if index is None else (*_tasks_at(spec), index)
         yield document.problem(where, str(fault))
 
 
