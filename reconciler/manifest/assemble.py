@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from reconciler.core.desired import RunRequest
 from reconciler.core.trigger import Gate, Limits, too_many_gone
 from reconciler.errors import Problem
 from reconciler.manifest import fields, schema
 from reconciler.manifest.environment import DeclaredRevision, Surroundings, layer_of
-from reconciler.manifest.load import BlobLike, Document, Loaded, Loader
+from reconciler.manifest.load import Document, Loaded
 from reconciler.manifest.origin import (
     RUNS_PER_COMMIT,
     Choice,
@@ -36,7 +36,6 @@ from reconciler.manifest.origin import (
     limits_of,
 )
 from reconciler.manifest.resolve import (
-    BlobIds,
     Resolution,
     default_backend,
     paths_of,
@@ -45,59 +44,14 @@ from reconciler.manifest.resolve import (
     resolve_source,
     resolve_workflow,
 )
-from reconciler.yamltree import DOCUMENTS_MAX
+from reconciler.manifest.view import SourceView as SourceView
+from reconciler.manifest.view import shown_path
+from reconciler.manifest.view import view as view
 
 #: (kind, qualified name) of an object.
 Key = tuple[str, str]
 #: Kinds that only the operator declares. The other four may come from a source, if its Source allows them.
 OPERATOR_KINDS = frozenset({"Settings", "Backend", "Source", "Notification"})
-
-
-class RefusalLike(Protocol):
-    """An entry that was not read, and why (sources.base.Refusal)."""
-
-    @property
-    def path(self) -> str: ...
-
-    @property
-    def problem(self) -> str: ...
-
-
-class TreeLike(Protocol):
-    """What of sources.base.Tree is needed here."""
-
-    @property
-    def revision(self) -> str: ...
-
-    @property
-    def commit(self) -> str: ...
-
-    @property
-    def root(self) -> str: ...
-
-    @property
-    def refused(self) -> Sequence[RefusalLike]: ...
-
-    def files(self) -> Mapping[str, BlobLike]: ...
-
-    def blob_ids(self, patterns: Sequence[str]) -> Mapping[str, str]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class SourceView:
-    """One tree of one source, read. `name` "" is the operator's own folder.
-
-    `unreadable`: paths that hold something which could not be read; "" among them: the whole tree. What they held stays in force.
-    """
-
-    name: str
-    revision: str = ""
-    commit: str = ""
-    root: str = ""
-    loaded: tuple[Loaded, ...] = ()
-    problems: tuple[Problem, ...] = ()
-    unreadable: frozenset[str] = frozenset()
-    blob_ids: BlobIds = field(default=lambda patterns: {}, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,25 +133,6 @@ class Desired:
             return None
         spec = self.sources.get(source)
         return _allowed(spec, Choice(frozenset(self.backends))) if spec else frozenset()
-
-
-def view(name: str, tree: TreeLike, loader: Loader) -> SourceView:
-    """Read what `tree` holds. Slow for a large tree that `loader` has not seen yet (a few ms a file); cheap after."""
-    loaded: list[Loaded] = []
-    problems = [Problem(_shown(name, entry.path), 0, 0, "", entry.problem) for entry in tree.refused]
-    unreadable = {entry.path for entry in tree.refused}
-    documents = 0
-    for path, blob in tree.files().items():
-        found = loader.load(path, blob, source=name)
-        documents += len(found.documents) + len(found.failed)
-        if documents > DOCUMENTS_MAX:
-            problems.append(
-                Problem(_shown(name, path), 0, 0, "", f"more than {DOCUMENTS_MAX:,} documents in one source", "include fewer files")
-            )
-            unreadable.add("")
-            break
-        loaded.append(found)
-    return SourceView(name, tree.revision, tree.commit, tree.root, tuple(loaded), tuple(problems), frozenset(unreadable), tree.blob_ids)
 
 
 def assemble(operator: SourceView, sources: Mapping[str, SourceView], previous: Mapping[Key, LastGood], site: Site) -> Desired:
@@ -456,7 +391,7 @@ class _Assembly:
         """What is wrong with the file that held this object, if it may still hold it."""
         for path in (before.file, ""):
             if (before.source, path) in self.unknown:
-                return self.unknown[(before.source, path)] or Problem(_shown(before.source, path), 0, 0, "", "cannot be read")
+                return self.unknown[(before.source, path)] or Problem(shown_path(before.source, path), 0, 0, "", "cannot be read")
         return None
 
     def _settled(self, sources: Mapping[str, SourceSpec]) -> Iterable[str]:
@@ -497,7 +432,3 @@ def _first_problem(loaded: Loaded, kind: str, name: str) -> Problem:
 
 def _qualified(source: str, name: str) -> str:
     return f"{source}/{name}" if source else name
-
-
-def _shown(source: str, path: str) -> str:
-    return f"{source}:{path}" if source else path or "."
