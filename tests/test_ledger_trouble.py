@@ -18,7 +18,7 @@ import pytest
 
 from reconciler.core.record import TaskRecord, TaskState
 from reconciler.errors import LedgerBusy, LedgerCorrupt, LedgerError, LedgerUnwritable
-from reconciler.ledger import Ledger, LedgerReader
+from reconciler.ledger import Batch, Ledger, LedgerReader
 from reconciler.ledger.folder import file_system, holder, mounted_type
 from reconciler.ledger.schema import FILE_NAME
 from tests.ledger_samples import changed, ended, new, sample_run
@@ -207,10 +207,11 @@ def test_a_full_disk_is_said_and_passes(small_disk: Path) -> None:
     ballast = fill(small_disk)
     last = save_until_refused(ledger)
     with pytest.raises(LedgerUnwritable):
-        ledger.save(changed(RUN.id, "t1", RUNNING))
+        ledger.save(changed(RUN.id, "t1", RUNNING._replace(reason="x" * 50_000)))  # the log may have room for a small one
     assert ledger.live_runs()[0].records["t0"].attempt == max(last, 1)
     assert ledger.live_runs()[0].records["t1"] == TaskRecord()
     ballast.unlink()
+    ledger.save(Batch())  # asks whether it has passed
     ledger.save(changed(RUN.id, "t1", RUNNING))
     ledger.close()
     ledger = Ledger.open(small_disk / "state", "lab")
@@ -312,6 +313,8 @@ def test_a_ledger_taken_away_is_not_made_anew(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "other" / FILE_NAME, state / FILE_NAME)
     with pytest.raises(LedgerUnwritable, match="moved, deleted or replaced"):
         ledger.save(changed(RUN.id, "t0", RUNNING))
+    with pytest.raises(LedgerUnwritable, match="moved, deleted or replaced"):
+        ledger.prune(1.0, 1, 1)
     (tmp_path / "moved").rename(state / FILE_NAME)
     ledger.save(changed(RUN.id, "t0", RUNNING))
     assert ledger.live_runs()[0].records["t0"] == RUNNING

@@ -144,15 +144,17 @@ class Ledger:
             return list(read.objects(self._db))
 
     def save(self, batch: Batch) -> None:
-        """Save everything or nothing, durably. An empty batch is not written.
+        """Save everything or nothing, durably. An empty batch writes only after a failure, to find out whether it has passed.
 
         Raises LedgerUnwritable (try again later), LedgerCorrupt, or LedgerError for what must never be saved: a run that exists, with
         the same or another identity, a change of an unknown task or run, another end of a run that ended.
         """
-        if not batch:
+        if not batch and self._failed is None:
             return
         with self._transaction(batch) as db:
             _write(db, batch)
+            if not batch:
+                db.execute("UPDATE meta SET value = value WHERE key = 'epoch'")
         if batch.new_runs:
             self.fresh = False
 
