@@ -90,15 +90,17 @@ class Draft:
         if old.state in LIVE and (new.state not in LIVE or new.attempt != old.attempt):
             job = job_name(self.run.id, task_id, old.attempt)
             self.forgets.append(Forget(self.run.backend_of(self.known[task_id]), self.run.id, task_id, job))
-        if new.state is TaskState.WAITING:
-            self._wait(task_id, new)
         if new.state is old.state:
+            if task_id in self.ready:
+                self._wait(task_id, new)
             return
         self._count(task_id, old.state, new.state)
         self.events.append(Event(self.now, EVENT_OF[new.state], self.run.id, task_id, new.reason))
         if old.state is TaskState.WAITING:
             self.ready.pop(task_id, None)
             self.needs_left.pop(task_id, None)
+        elif new.state is TaskState.WAITING:
+            self._admit(self.known[task_id])  # its needs are asked again: an adopted job may have run before they were final
         if new.state in FINAL:
             self._settle(task_id)
 
@@ -145,12 +147,11 @@ class Draft:
             self.live[backend] = self.live.get(backend, 0) + step
 
     def _wait(self, task_id: str, record: TaskRecord) -> None:
-        if task_id not in self.needs_left:
-            self.ready[task_id] = ready_at(record)
-            self.stuck = self.stuck or self.ready[task_id] == NEVER
+        self.ready[task_id] = ready_at(record)
+        self.stuck = self.stuck or self.ready[task_id] == NEVER
 
     def _admit(self, task: Task) -> None:
-        """Count the needs of a new task, or skip it at once when one of them has already spoiled it."""
+        """Count the needs of a task that waits from now on, or skip it at once when one of them has already spoiled it."""
         ends = [self.tasks[need].state in FINAL for need in task.needs]
         spoiled = any(end and not self._is_fine(need) for need, end in zip(task.needs, ends, strict=True))
         if spoiled and task.when is When.SUCCESS:
