@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import islice
 from typing import Protocol
 
 from pydantic import ValidationError
@@ -144,6 +145,7 @@ class _Reading:
     problems: list[Problem] = field(default_factory=list)
     failed: set[tuple[str, str]] = field(default_factory=set)
     unknown: bool = False
+    more: int = 0  # problems beyond the most that are told; only counted, because finding words for each takes a millisecond
 
     def manifests(self) -> Loaded:
         """What a YAML file says."""
@@ -163,7 +165,8 @@ class _Reading:
     def _loaded(self) -> Loaded:
         if self.parsed.refusal:
             self.problems.append(self.parsed.refusal)
-        shown_file, more = _shown_file(self.source, self.path), len(self.problems) - PROBLEMS_MAX
+        shown_file = _shown_file(self.source, self.path)
+        more = self.more + max(0, len(self.problems) - PROBLEMS_MAX)
         in_order = sorted(self.problems, key=lambda problem: (problem.line, problem.column))
         kept = [replace(problem, file=shown_file) for problem in in_order[:PROBLEMS_MAX]]
         if more > 0:
@@ -199,8 +202,8 @@ class _Reading:
         elif "kind" not in data:
             self._tell(document, (), False, subject, "kind is missing", f"add kind: one of {', '.join(KINDS)}")
         elif not isinstance(data["kind"], str) or data["kind"] not in KINDS:
-            given = shown(data["kind"])
-            self._tell(document, ("kind",), False, subject, f"unknown kind {given}", nearest(str(data["kind"]), tuple(KINDS)))
+            cure = nearest(str(data["kind"]), tuple(KINDS)) if len(self.problems) < PROBLEMS_MAX else ""
+            self._tell(document, ("kind",), False, subject, f"unknown kind {shown(data['kind'])}", cure)
         else:
             return data["kind"]
         return None
@@ -224,8 +227,10 @@ class _Reading:
         try:
             return model.model_validate(document.data)
         except ValidationError as error:
-            for path, about_key, message, cure in complaints(model, error):
+            room = PROBLEMS_MAX - len(self.problems)
+            for path, about_key, message, cure in islice(complaints(model, error), max(0, room)):
                 self._tell(document, _in_file(document, path), about_key, subject, message, cure)
+            self.more += max(0, error.error_count() - max(0, room))
         return None
 
     def _tell(self, document: ParsedDocument, path: Sequence[str | int], about_key: bool, subject: str, message: str, cure: str) -> None:

@@ -38,7 +38,7 @@ class SourceSpec:
 
     name: str
     place: Place
-    url: str = ""
+    url: str = field(default="", repr=False)  # may hold credentials: see fields.redact_url
     branch: str = ""
     tag: str = ""
     commit: str = ""

@@ -11,9 +11,20 @@ import math
 import re
 from collections.abc import Mapping
 from enum import Enum
+from functools import cache
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic.json_schema import WithJsonSchema
 
 from reconciler.core.names import OBJECT_NAME, TASK_ID, TASK_ID_LENGTH_MAX
@@ -39,9 +50,29 @@ OUT_OF_DIGEST = Digest.OUT
 
 
 class Model(BaseModel):
-    """Base of everything a manifest can hold: unknown keys are errors, and what was read never changes."""
+    """Base of everything a manifest can hold: unknown keys are errors, and what was read never changes.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, populate_by_name=False)
+    A known key whose value is null (`env:` with nothing behind it) is as good as left out; ScriptHut and its generators write so.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nulls_say_nothing(cls, data: object) -> object:
+        if isinstance(data, dict) and None in data.values():
+            return {key: value for key, value in data.items() if value is not None or key not in _known(cls)}
+        return data
+
+
+@cache
+def _known(model: type[BaseModel]) -> frozenset[str]:
+    """Every key that `model` takes."""
+    found: set[str] = set()
+    for name, field in model.model_fields.items():
+        other = field.validation_alias
+        found.update(str(choice) for choice in other.choices) if isinstance(other, AliasChoices) else found.add(field.alias or name)
+    return frozenset(found)
 
 
 def _refuse_yet(value: object, info: ValidationInfo) -> object:

@@ -124,7 +124,9 @@ class Settings(Model):
 class GitSpec(Model):
     """A git repository, at a branch, a tag or a commit."""
 
-    url: GitUrl = Field(description="https://…, ssh://user@host/…, user@host:path, or file:///absolute/path (watched, not polled).")
+    url: GitUrl = Field(
+        repr=False, description="https://…, ssh://user@host/…, user@host:path, or file:///absolute/path (watched, not polled)."
+    )
     branch: RefName | None = Field(default=None, description="The branch to follow. Left out, with tag and commit: main.")
     tag: RefName | None = Field(default=None, description="The tag to follow.")
     commit: Commit | None = Field(default=None, description="The one commit to use, all 40 digits.")

@@ -149,12 +149,9 @@ class TaskSpec(Model):
 
     @model_validator(mode="before")
     @classmethod
-    def _nulls_say_nothing(cls, data: Any) -> Any:
-        """ScriptHut and its generators write `null` for what is not given."""
-        if isinstance(data, dict):
-            if "deps" in data and "dependencies" in data:
-                raise ValueError("deps and dependencies are the same: write one of them")
-            return {key: value for key, value in data.items() if value is not None}
+    def _one_spelling(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "deps" in data and "dependencies" in data:
+            raise ValueError("deps and dependencies are the same: write one of them")
         return data
 
 
@@ -171,8 +168,6 @@ class TaskList(Model):
     def _bare_list(cls, data: Any) -> Any:
         if isinstance(data, (list, tuple)):
             return {"tasks": data}
-        if isinstance(data, dict):
-            return {key: value for key, value in data.items() if value is not None or key == "tasks"}
         return data
 
 

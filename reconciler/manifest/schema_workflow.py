@@ -130,7 +130,7 @@ class RunSpec(Model):
     revision: Line = Field(default="", description="The commit or digest to run it at: until the workflow is at that, the run waits.")
     backend: ObjectName | None = Field(default=None, description="The Backend. Left out: the workflow's.")
     parameters: dict[Parameter, Value] = Field(
-        default={}, description="Variables that every task sees with exactly these values; they win over all rules."
+        default={}, description="Variables for every task; they win over all environment rules."
     )
     run: RunId | None = Field(default=None, description="The id of a run that exists, to change it.")
     state: Literal["cancelled"] | None = Field(default=None, description="cancelled: end it. It cannot be taken back.")
