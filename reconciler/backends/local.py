@@ -1,0 +1,313 @@
+"""Jobs as detached processes of this machine. They outlive the daemon and are found again after it restarts.
+
+A job is `sh <spool>/runs/<run>/<job>/script` (script.py) in a session and process group of its own. Made by daemon.compose.
+
+What holds: the time limit (TERM to the group, KILL a grace later; after a restart counted from the process's own start), exactly
+one start a name, a clean environment. What does not: memory and cpus are not enforced; a process that leaves the job's process group
+(`setsid`, a daemon of its own) is no longer part of the job and is neither waited for nor ended. A job that was claimed before the
+machine restarted is *lost* unless its exit record says how it ended, also when no start record is there: after a power cut a
+missing file proves nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from reconciler.backends.base import CancelRequest, Capacity, Check, Explanation, FileRange, FileRequest, JobRequest, QueueRow
+from reconciler.backends.files import Files, Question, Trouble, aside
+from reconciler.backends.marks import Claim, Owner, Process, Revoked
+from reconciler.backends.process import anybody_of, clean_environment, folders_below, spawn, this_machine
+from reconciler.backends.script import Layout, identify_process, job_script, trouble
+from reconciler.backends.sight import Sight
+from reconciler.backends.spool import CANCEL, Spool
+from reconciler.backends.verdict import fact_of
+from reconciler.backends.watch import Pace, Watch
+from reconciler.clock import utc_now
+from reconciler.core.names import parse_job_name
+from reconciler.core.observed import Answer, Expected, JobFact, JobState, Receipt, Snapshot
+from reconciler.errors import BackendError
+
+#: Above this many the loop gets a breath between jobs; a submission takes about half a millisecond, a read a tenth.
+_AT_ONCE = 8
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """`slots`: how many jobs at once, for people and as the snapshot's room; None: no opinion. Times in seconds, see watch.Pace."""
+
+    slots: int | None = None
+    grace_s: float = 10.0
+    poll_s: float = 0.5
+    now: Callable[[], float] = utc_now
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What the spool holds about one job name, for `recover`. `fact` None: claimed at most, and nothing of it lives."""
+
+    job: str
+    claimed: bool
+    fact: JobFact | None
+
+
+class LocalBackend:
+    """Backend and Inspector (base.py) for this machine. Call `own` once before anything else; `close` at the end.
+
+    `spool` is the folder of this instance; only `own` makes it. `changed` is called on the event loop when a look would show
+    something new.
+    """
+
+    def __init__(self, name: str, spool: Path, owner: Owner, changed: Callable[[], None], tuning: Tuning | None = None) -> None:
+        self._tuning = tuning or Tuning()
+        self._now = self._tuning.now
+        self._name = name
+        self._owner = owner
+        self._machine = this_machine()
+        self._spool = Spool(spool)
+        self._sight = Sight(self._spool, self._machine)
+        self._files = Files(self._machine.home)
+        self._watch = Watch(self._spool, self._machine, changed, Pace(self._tuning.grace_s, self._tuning.poll_s, self._now))
+        self._strays: frozenset[str] | None = None  # jobs that lived and nobody expected; None: nobody has looked yet
+
+    def own(self) -> None:
+        """Take the spool. Raises NotOwner when it is another ledger's or a newer daemon's, OSError when it cannot be written."""
+        self._spool.own(self._owner)
+
+    def close(self) -> None:
+        """Stop watching, on the event loop. Jobs go on."""
+        self._watch.close()
+
+    # Backend
+
+    async def look(self, expected: Mapping[str, Expected]) -> Snapshot:
+        """Facts of every job known or expected. Raises NotOwner, and Unreachable when the spool cannot be read."""
+        began_at = self._now()
+        self._spool.check(self._owner)
+        if self._strays is None:
+            self._strays = await self._find_strays(expected)
+        self._watch.refresh()
+        unread = await self._meet([each for job, each in expected.items() if not self._watch.knows(job)])
+        facts = dict(self._watch.facts)
+        self._watch.drop(expected)
+        return Snapshot(
+            backend=self._name,
+            began_at=began_at,
+            facts=facts,
+            complete=not unread,
+            unexpected=tuple(sorted(job for job in self._strays if self._watch.lives(job) and job not in expected)),
+            room=self._free(),
+        )
+
+    async def submit(self, jobs: Sequence[JobRequest]) -> Sequence[Receipt]:
+        """Start each job, at most once for ever. Raises NotOwner and Unreachable before anything is started."""
+        self._spool.check(self._owner)
+        troubles = await self._files.ask({each for job in jobs for each in self._questions(job)})
+        receipts = []
+        async for job in _with_breaths(jobs):
+            receipts.append(self._send(job, troubles))
+        return receipts
+
+    async def cancel(self, jobs: Sequence[CancelRequest]) -> Sequence[Receipt]:
+        """Revoke each start, and end what has started if asked to. Raises NotOwner and Unreachable before anything is done."""
+        self._spool.check(self._owner)
+        receipts = []
+        async for job in _with_breaths(jobs):
+            answer, reason = self._end(job)
+            receipts.append(Receipt(job.job, answer, self._now(), job.job_id, reason))
+        return receipts
+
+    async def fetch(self, request: FileRequest) -> FileRange:
+        """A range of a file; what is no plain file, or does not answer, is a `problem`."""
+        if parse_job_name(request.job) is None:
+            return FileRange(None, problem=f"{request.job!r} is not a job name")
+        return await self._files.read(request, self._spool.folder(request.job))
+
+    async def forget(self, jobs: Sequence[str]) -> None:
+        """Move exit records out of the mailbox; a look still finds them by name. Raises NotOwner and Unreachable."""
+        self._spool.check(self._owner)
+        async for job in _with_breaths([job for job in jobs if parse_job_name(job)]):
+            self._spool.forget(job)
+
+    # Beyond it: retention and recovery
+
+    async def clean(self, runs: Sequence[str]) -> None:
+        """Remove the folders of runs that are over; none of their jobs will ever start again. One with a living job is left alone."""
+        self._spool.check(self._owner)
+        living = {name.run for job in self._watch.facts if self._watch.lives(job) and (name := parse_job_name(job))}
+        for run in runs:
+            if run not in living:
+                await aside(lambda run=run: self._spool.close(run))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+
+    def owner_there(self) -> Owner | None:
+        """Who holds the spool now; None when nobody has ever, or nobody readable. Needs no ownership."""
+        return self._spool.owner()
+
+    def traces(self) -> Sequence[Trace]:
+        """Everything that the spool holds, for recovery. Needs no ownership and changes nothing. Raises OSError."""
+        found = []
+        for job in (job for run in self._spool.runs() for job in self._spool.jobs(run)):
+            evidence, life = self._sight.observe(Expected(job, "", 0.0), self._now())
+            found.append(Trace(job, evidence.claimed, fact_of(evidence, life, self._now())))
+        return found
+
+    # Inspector
+
+    async def queue(self) -> Sequence[QueueRow]:
+        """The jobs of this instance that live."""
+        user = os.environ.get("USER", str(os.getuid()))
+        living = ((job, fact) for job, fact in self._watch.facts.items() if self._watch.lives(job))
+        return [QueueRow(fact.job_id, job, user, fact.state, fact.reason, ours=True) for job, fact in living]
+
+    async def capacity(self) -> Capacity:
+        """Slots, and how many are free."""
+        return Capacity(self._tuning.slots, self._free(), (), (f"{os.cpu_count()} processors; neither they nor memory are enforced",))
+
+    async def explain(self, jobs: Sequence[str]) -> Mapping[str, Explanation]:
+        """Empty: nothing ever waits here."""
+        return {}
+
+    async def read(self, request: FileRequest) -> FileRange:
+        """As `fetch`."""
+        return await self.fetch(request)
+
+    async def check(self) -> Sequence[Check]:
+        """Whether the spool is ours and writable, and what runs the commands."""
+        bash = os.access("/bin/bash", os.X_OK)
+        words = "commands are run by /bin/bash" if bash else "there is no /bin/bash: commands are run by /bin/sh, without pipefail"
+        return [self._check_spool(), Check("shell", bash, words)]
+
+    def _check_spool(self) -> Check:
+        try:
+            self._spool.check(self._owner)
+        except BackendError as error:
+            return Check("spool", False, str(error))
+        writable = os.access(self._spool.exits, os.W_OK)
+        return Check("spool", writable, f"{self._spool.root} is {'' if writable else 'not '}writable")
+
+    # How
+
+    def _free(self) -> int | None:
+        return None if self._tuning.slots is None else max(0, self._tuning.slots - self._watch.count)
+
+    async def _find_strays(self, expected: Mapping[str, Expected]) -> frozenset[str]:
+        """Jobs of this instance that live and that nobody expects: of an older ledger, or a twin."""
+        folders = await aside(lambda: folders_below(f"{self._spool.root}/runs"))
+        jobs = {folder.rpartition("/")[2] for folder in folders}
+        strays = {job for job in jobs - expected.keys() if parse_job_name(job) and self._spool.folder(job) in folders}
+        await self._meet([Expected(job, "", 0.0) for job in strays])
+        return frozenset(strays)
+
+    async def _meet(self, names: Sequence[Expected]) -> list[str]:
+        """Find out about jobs that are not known in memory. Returns those that could not be read."""
+        unread = []
+        async for each in _with_breaths(names):
+            try:
+                self._watch.meet(each.job, *self._sight.observe(each, self._now()))
+            except (OSError, ValueError):  # not to be read now, or no name of a job: one must not hurt the others
+                unread.append(each.job)
+        return unread
+
+    def _questions(self, request: JobRequest) -> Iterator[Question]:
+        folder = self._files.expanded(request.working_dir, "/")
+        if request.working_dir:
+            yield Question(folder, written=False)
+        for path in {request.output_file, request.error_file} - {""}:
+            yield Question(self._files.expanded(path, folder), written=True)
+
+    def _send(self, request: JobRequest, troubles: Mapping[Question, Trouble]) -> Receipt:
+        """Claim the name and start the job; or say why not."""
+        name = parse_job_name(request.job)
+        if name is None or name.run != request.run:
+            return self._receipt(request, Answer.REFUSED, f"{request.job!r} is not the name of a job of run {request.run!r}")
+        limit_s = max(0, request.resources.time_limit_s)
+        try:
+            if self._spool.closed(request.run):
+                return self._receipt(request, Answer.REFUSED, f"run {request.run} is over and was cleaned away")
+            if not self._spool.claimed(request.job):
+                if words := trouble(request):
+                    return self._receipt(request, Answer.REFUSED, words)
+                for found in (troubles[each] for each in self._questions(request) if each in troubles):
+                    return self._receipt(request, Answer.TRANSIENT if found.passing else Answer.REFUSED, found.words)
+                if self._spool.claim(request.job, Claim(self._owner, self._machine.boot, limit_s)):
+                    return self._start(request, limit_s)
+            start = self._spool.read(request.job).start
+        except OSError as error:
+            return self._receipt(request, Answer.TRANSIENT, f"the spool cannot be used: {error.strerror}")
+        job_id = str(start.pid) if isinstance(start, Process) else ""
+        return Receipt(request.job, Answer.ACCEPTED, self._now(), job_id, "it had been sent before")
+
+    def _start(self, request: JobRequest, limit_s: int) -> Receipt:
+        """Start a job whose name was just claimed. What fails before the spawn returns is proof that it did not start."""
+        folder = self._spool.folder(request.job)
+        layout = Layout(folder, self._spool.exits, identify_process(self._machine.namespace), self._machine.umask)
+        try:
+            path = self._spool.write_script(request.job, job_script(request, layout))
+            for name, target in (("out", request.output_file), ("err", request.error_file)):
+                if target:
+                    work = self._files.expanded(request.working_dir or folder, folder)
+                    self._spool.link_output(request.job, name, self._files.expanded(target, work))
+            pid = spawn(path, clean_environment(folder, self._machine))
+        except OSError as error:
+            return self._give_back(request, f"it could not be started: {error.strerror}")
+        at = self._now()
+        self._watch.spawned(request.job, pid, limit_s, at)
+        return Receipt(request.job, Answer.ACCEPTED, at, str(pid))
+
+    def _give_back(self, request: JobRequest, words: str) -> Receipt:
+        try:
+            self._spool.unclaim(request.job)
+        except OSError as error:  # the claim stands, so the name can never be sent again: a doubt, which a revocation settles
+            return self._receipt(request, Answer.UNKNOWN, f"{words}; and its claim cannot be taken back: {error.strerror}")
+        return self._receipt(request, Answer.TRANSIENT, words)
+
+    def _receipt(self, request: JobRequest, answer: Answer, reason: str) -> Receipt:
+        return Receipt(request.job, answer, self._now(), reason=reason)
+
+    def _end(self, request: CancelRequest) -> tuple[Answer, str]:
+        job, name = request.job, parse_job_name(request.job)
+        if name is None:
+            return Answer.UNKNOWN, f"{job!r} is not a job name"
+        try:
+            if self._spool.closed(name.run):
+                return Answer.FENCED, "its run was cleaned away"
+            if self._spool.revoke(job, self._owner):
+                return Answer.FENCED, ""
+            evidence, life = self._sight.observe(Expected(job, request.job_id, 0.0), self._now())
+        except OSError as error:
+            return Answer.UNKNOWN, f"the spool cannot be used: {error.strerror}"
+        if isinstance(evidence.start, Revoked):
+            return Answer.FENCED, ""
+        self._watch.meet(job, evidence, life)
+        if request.kill:
+            self._watch.end(job, CANCEL)
+        return self._answer(request, self._watch.facts.get(job))
+
+    def _answer(self, request: CancelRequest, fact: JobFact | None) -> tuple[Answer, str]:
+        """What a job whose start is taken says to a Cancel."""
+        match fact.state if fact else JobState.UNKNOWN:
+            case JobState.FENCED:
+                return Answer.FENCED, ""
+            case JobState.ENDED:
+                return Answer.ENDED, ""
+            case JobState.RUNNING:
+                return (Answer.ENDING, "") if request.kill else (Answer.STARTED, "")
+            case _:
+                # Its records cannot be understood. That none of its processes lives is proof enough for somebody who wants it ended.
+                if request.kill and not anybody_of(self._spool.folder(request.job)):
+                    return Answer.ENDED, "its records cannot be understood, and no process of it lives"
+                return Answer.UNKNOWN, fact.reason if fact else "its start is taken, and its start record cannot be read"
+
+
+async def _with_breaths(items: Sequence[T]) -> AsyncIterator[T]:
+    """Each of `items`, with a breath for the event loop now and then."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % _AT_ONCE == 0:
+            await asyncio.sleep(0)
