@@ -194,6 +194,8 @@ def _see_cancel_answered(draft: Draft, task_id: str, record: TaskRecord, receipt
     elif receipt.answer is Answer.ENDED:
         ended = record.to(TaskState.CANCELLED, draft.now, record.reason, cause=Cause.CANCELLED, ended_at=receipt.at, aim=None)
         draft.put(task_id, ended)
+    else:  # its start could not be revoked, so it was taken: from here on a confirmed absence proves the end
+        draft.put(task_id, record._replace(started=True))
 
 
 def _fold_absence(draft: Draft, task_id: str, backends: Mapping[str, BackendView]) -> None:

@@ -34,7 +34,8 @@ class Habits:
     """What kind of controller this is. All of these are allowed, except the last, which the promises must catch."""
 
     full_news: bool = False  # every fact at each plan, not only what changed
-    lazy: bool = False  # plans a run only when there is news or it asked to be woken
+    lazy: bool = False  # a turn of the loop only when there is news or a run asked to be woken
+    two_plans: bool = False  # learns first, then shares the room and plans again; saved as one
     folds_stale: bool = False  # does not drop a look that began before the newest
     keeps_absent: bool = False  # repeats what the newest *complete* look did not show, also after an incomplete one
     crash: float = 0.0
@@ -115,7 +116,7 @@ class Controller:
         self.flights = []
         self.looks: list[Looking] = []
         self.newest: dict[str, Snapshot] = {}
-        self.newest_complete: dict[str, Snapshot] = {}
+        self.seen_whole: set[str] = set()
         self.problem: dict[str, str] = dict.fromkeys(self.clusters, "not seen yet")
         self.seen: dict[str, dict[str, JobFact]] = {name: {} for name in self.clusters}
         self.fresh: dict[str, dict[str, JobFact]] = {}
@@ -147,9 +148,10 @@ class Controller:
                 self.disk.runs[story.run.id] = Stored(story.run, self.records[story.run.id].tasks)
         self._carry(stories)
         self._look()
-        for story in stories:
-            if story.run.id in self.runs and not self.records[story.run.id].ended:
-                self._turn(story, stories)
+        alive = [story for story in stories if story.run.id in self.runs and not self.records[story.run.id].ended]
+        due = [self._is_due(story.run.id, self._news(story)) for story in alive]  # all of them: each asks what changed since it was asked
+        if any(due) or not self.habits.lazy:
+            self._cycle(alive)
 
     # ---- look
 
@@ -192,7 +194,7 @@ class Controller:
                 self.fresh.setdefault(parts.run, {})[job] = fact
         self.seen[name] = dict(answer.facts) if answer.complete else {**known, **answer.facts}
         if answer.complete:
-            self.newest_complete[name] = answer
+            self.seen_whole.add(name)
 
     def _live(self, backend: str) -> list[tuple[str, TaskRecord]]:
         """Job names that we believe alive there, with their records."""
@@ -209,34 +211,47 @@ class Controller:
     def _absent(self, run_id: str) -> frozenset[str]:
         absent = set()
         for name in self.clusters:
-            snapshot = (self.newest_complete if self.habits.keeps_absent else self.newest).get(name)
-            if snapshot is None or not snapshot.complete or (self.problem[name] and not self.habits.keeps_absent):
-                continue
-            absent |= {job for job, _ in self._live(name) if job not in snapshot.facts and job.startswith(run_id + ".")}
+            newest = self.newest.get(name)
+            repeats = self.habits.keeps_absent and name in self.seen_whole
+            if repeats or (newest is not None and newest.complete and not self.problem[name]):
+                shown = self.seen[name]  # by the newest complete look, and by incomplete ones since
+                absent |= {job for job, _ in self._live(name) if job not in shown and job.startswith(run_id + ".")}
         return frozenset(absent)
 
     # ---- plan
 
-    def _turn(self, story: RunStory, stories: list[RunStory]) -> None:
-        run_id = story.run.id
-        news = self._news(story)
-        room = self._room(run_id, stories)
-        if self.habits.lazy and not self._is_due(run_id, news, room):
-            return
-        run, record = self.runs[run_id], self.records[run_id]
+    def _cycle(self, stories: list[RunStory]) -> None:
+        """Plan all runs, then save and act run by run."""
+        plans: dict[str, Plan] = {}
+        records = {story.run.id: self.records[story.run.id] for story in stories}
+        room = {} if self.habits.two_plans else self._room(records)
+        for story in stories:
+            run_id = story.run.id
+            plans[run_id] = self._plan(self.runs[run_id], records[run_id], self._news(story), room)
+        if self.habits.two_plans:
+            room = self._room({run_id: plan.record for run_id, plan in plans.items()})
+            for story in stories:
+                run_id, first = story.run.id, plans[story.run.id]
+                news = replace(self._news(story), facts={}, absent=frozenset(), receipts=(), generated={})
+                plans[run_id] = _joined(first, self._plan(_grown(self.runs[run_id], first), first.record, news, room))
+        for run_id, plan in plans.items():
+            self._may_crash("before save")
+            if self.habits.acts_before_saving:
+                self._act(plan)
+                self._may_crash("after acting, before saving")
+                self._save(run_id, plan)
+            else:
+                self._save(run_id, plan)
+                self._may_crash("after save")
+                self._act(plan)
+
+    def _plan(self, run: Run, record: RunRecord, news: News, granted: Mapping[tuple[str, str], int]) -> Plan:
+        room = {name: granted.get((run.id, name), 0) for name in self.backends}
         plan = self.planner(run, record, news, room, self.now)
-        full = replace(news, facts=self._known_facts(run_id))
-        self._tell(run_id, news, plan)
+        full = replace(news, facts=self._known_facts(run.id)) if news.facts else news
+        self._tell(run.id, news, plan)
         self.promises.check_plan(self.planner, run, record, news, full, room, self.now, plan)
-        self._may_crash("before save")
-        if self.habits.acts_before_saving:
-            self._act(run, plan, news)
-            self._may_crash("after acting, before saving")
-            self._save(run, record, plan)
-        else:
-            self._save(run, record, plan)
-            self._may_crash("after save")
-            self._act(run, plan, news)
+        return plan
 
     def _news(self, story: RunStory) -> News:
         run_id = story.run.id
@@ -275,62 +290,66 @@ class Controller:
         facts = {job: fact for seen in self.seen.values() for job, fact in seen.items() if job.startswith(run_id + ".")}
         return {**facts, **self.fresh.get(run_id, {})}
 
-    def _is_due(self, run_id: str, news: News, room: Mapping[str, int]) -> bool:
+    def _is_due(self, run_id: str, news: News) -> bool:
         """Whether anything is new. An absence is new with each look."""
         looks = tuple(view.began_at for view in news.backends.values()) if news.absent else ()
         views = tuple((view.reachable, view.accepts) for view in news.backends.values())
-        mood = (news.absent, looks, views, news.suspended, news.cancelled, news.dropped, tuple(sorted(room.items())))
+        mood = (news.absent, looks, views, news.suspended, news.cancelled, news.dropped)
         due = bool(news.facts or news.receipts or news.generated) or self.mood.get(run_id) != mood or self.now >= self.wakes.get(run_id, 0.0)
         self.mood[run_id] = mood
         return due
 
-    def _room(self, run_id: str, stories: list[RunStory]) -> dict[str, int]:
+    def _room(self, records: Mapping[str, RunRecord]) -> dict[tuple[str, str], int]:
         free = {name: backend.spec.max_concurrent for name, backend in self.backends.items()}
         limits: dict[str, int] = {}
         demands = []
-        for story in stories:
-            record = self.records.get(story.run.id)
-            if record is None or record.ended:
-                continue
-            run = self.runs[story.run.id]
+        for run_id, record in records.items():
+            run = self.runs[run_id]
+            limit = run.workflow if run.max_concurrent is not None else ""
             if run.max_concurrent is not None:
-                limits[run.workflow] = run.max_concurrent - sum(record.live.values())
+                limits[limit] = run.max_concurrent - sum(record.live.values())
             for name in free:
                 free[name] -= record.live.get(name, 0)
                 ready = sum(run.backend_of(record.known[task]) == name and at <= self.now for task, at in record.ready.items())
-                demands.append(Demand(run.id, name, ready, record.live.get(name, 0), run.workflow if run.max_concurrent is not None else ""))
-        granted = share(demands, free, limits)
-        return {name: granted.get((run_id, name), 0) for name in free}
+                demands.append(Demand(run.id, name, ready, record.live.get(name, 0), limit))
+        return share(demands, free, limits)
 
     # ---- save
 
-    def _save(self, run: Run, before: RunRecord, plan: Plan) -> None:
-        run_id = run.id
-        if plan.appended:
-            run = replace(run, tasks=run.tasks + plan.appended)
+    def _save(self, run_id: str, plan: Plan) -> None:
+        before = self.records[run_id]
         old = self.disk.runs[run_id]
+        run = _grown(self.runs[run_id], plan)
         self.disk.runs[run_id] = Stored(run, plan.record.tasks, plan.record.cancelled, plan.record.dropped)
         self.runs[run_id], self.records[run_id] = run, plan.record
-        self.fresh.pop(run_id, None)
-        self.receipts.pop(run_id, None)
-        self.generated.pop(run_id, None)
+        for kept in (self.fresh, self.receipts, self.generated):
+            kept.pop(run_id, None)
         self.wakes[run_id] = plan.wake_at if plan.wake_at is not None else float("inf")
         for name, at in plan.look_at.items():
             self.look_due[name] = min(self.look_due.get(name, at), at)
         for event in plan.events:
             self.say(f"  event {event.name} {event.task} {event.message}")
         for task_id in plan.changed:
-            was, is_ = before.tasks.get(task_id), plan.record.tasks[task_id]
-            self.say(f"  {run_id}.{task_id}.{is_.attempt}: {was.state if was else 'new'} -> {is_.state} ({is_.reason})")
+            was, is_ = before.tasks.get(task_id, TaskRecord()), plan.record.tasks[task_id]
+            self.say(f"  {run_id}.{task_id}: {was.state} {was.attempt} -> {is_.state} {is_.attempt} ({is_.reason})")
+            if is_.state in LIVE and (was.state not in LIVE or was.attempt != is_.attempt):
+                self._expect(run, plan.record, task_id)
         self.promises.check_saved(old.run, run, old.tasks, plan.record.tasks)
+
+    def _expect(self, run: Run, record: RunRecord, task_id: str) -> None:
+        """What was seen of a job before it was expected said nothing to anybody then: it is news again."""
+        job = job_name(run.id, task_id, record.tasks[task_id].attempt)
+        fact = self.seen[run.backend_of(record.known[task_id])].get(job)
+        if fact is not None:
+            self.fresh.setdefault(run.id, {})[job] = fact
 
     # ---- act
 
-    def _act(self, run: Run, plan: Plan, news: News) -> None:
-        for action in (*plan.actions, *self._forgets(run, plan)):
+    def _act(self, plan: Plan) -> None:
+        for action in plan.actions:
             self._may_crash(f"before {action}")
             if isinstance(action, Submit):
-                self.promises.check_submit(self.runs[run.id], self.disk.runs[run.id].tasks, action)
+                self.promises.check_submit(self.runs[action.run], self.disk.runs[action.run].tasks, action)
             cluster = self.clusters[action.backend]
             slow = self.chance(cluster.nature.slow_action)
             arrives_at = self.now + (self.rng.choice((5.0, 20.0, 100.0)) if slow else 0.0)
@@ -342,16 +361,6 @@ class Controller:
             else:
                 self.say(f"{action} is under way, until {arrives_at:.0f}")
             self._may_crash(f"after {action}")
-
-    def _forgets(self, run: Run, plan: Plan) -> list[Forget]:
-        """Empty the mailbox of what has its verdict in the ledger."""
-        forgets = []
-        for task_id in plan.changed:
-            record = plan.record.tasks[task_id]
-            last = record.attempt if record.state not in LIVE else record.attempt - 1
-            backend = run.backend_of(plan.record.known[task_id])
-            forgets += [Forget(backend, job_name(run.id, task_id, attempt)) for attempt in range(max(1, last - 1), last + 1)]
-        return [forget for forget in forgets if self.rng.random() < 0.8]
 
     def _carry(self, stories: list[RunStory]) -> None:
         """Bring actions and replies that are under way to where they go."""
@@ -411,3 +420,21 @@ class Controller:
             for task, each in record.tasks.items()
             if each.state.value not in ("succeeded", "failed", "cancelled", "skipped", "lost")
         ]
+
+
+def _grown(run: Run, plan: Plan) -> Run:
+    """The run with what a plan appended."""
+    return replace(run, tasks=run.tasks + plan.appended) if plan.appended else run
+
+
+def _joined(first: Plan, second: Plan) -> Plan:
+    """Two plans in a row as one change."""
+    return Plan(
+        record=second.record,
+        changed=tuple(dict.fromkeys((*first.changed, *second.changed))),
+        appended=first.appended + second.appended,
+        actions=first.actions + second.actions,
+        events=first.events + second.events,
+        wake_at=second.wake_at,
+        look_at={**first.look_at, **second.look_at},
+    )

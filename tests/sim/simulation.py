@@ -54,6 +54,7 @@ class Simulation:
         self.daemon = self._daemon("ledger", planner, self.promises)
         for cluster in self.clusters.values():
             cluster.watch = self.promises.check_start
+            cluster.check_owner("ledger", 1)  # whoever comes second is the second
         self.daemon.habits = replace(self._draw_habits(), **habits)
         self.promises.pending = self._is_pending
         self.restore_at = self.rng.uniform(100, 700) if self.rng.random() < 0.25 else float("inf")
@@ -77,9 +78,11 @@ class Simulation:
 
     def _draw_habits(self) -> Habits:
         rng = self.rng
+        lazy = rng.random() < 0.5
         return Habits(
             full_news=rng.random() < 0.4,
-            lazy=rng.random() < 0.5,
+            lazy=lazy,
+            two_plans=lazy or rng.random() < 0.5,
             folds_stale=rng.random() < 0.3,
             keeps_absent=rng.random() < 0.2,
             crash=rng.choice((0.0, 0.01, 0.03)),
@@ -134,7 +137,7 @@ class Simulation:
 
     def _meddle(self, now: float) -> None:
         """Things that happen to ledgers."""
-        if now >= self.restore_at and self.old:
+        if now >= self.restore_at and self.old and self.daemon.faults:
             self.restore_at = float("inf")
             self.daemon.disk = self.rng.choice(self.old).copy()
             self.promises.rewound = True
