@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ParamSpec, Protocol, TypeVar
 
 import structlog
@@ -22,21 +22,23 @@ import structlog
 from reconciler.backends.base import CancelRequest, FileRequest, JobRequest
 from reconciler.clock import monotonic, utc_now
 from reconciler.core.actions import Cancel, Fetch, Forget, Submit
-from reconciler.core.desired import BackendSpec, Revision, Run, Suspend, Task
-from reconciler.core.names import parse_job_name
+from reconciler.core.desired import BackendSpec, Run, Suspend
+from reconciler.core.names import RUN_ID_LENGTH
 from reconciler.core.observed import BackendView, Generated, JobFact, News, Receipt
 from reconciler.core.plan import after_restart, new_record, plan, remember
 from reconciler.core.record import Event, RunHead
 from reconciler.core.room import share
-from reconciler.core.trigger import Context, Decisions, Owed, owed, run_of
+from reconciler.core.trigger import Context, Decisions, owed
 from reconciler.errors import LedgerUnwritable
 from reconciler.fleet import Fleet, LiveRun, Step, demands, head_of
 from reconciler.jobrequest import job_request
 from reconciler.ledger import Ledger
-from reconciler.ledger.rows import ObjectRow, StoredRun
+from reconciler.ledger.rows import StoredRun
 from reconciler.log import EventName
-from reconciler.outlook import GENERATED_BYTES_MAX, Fetched, Outlook
-from reconciler.saving import batch_of
+from reconciler.manifest.assemble import Desired
+from reconciler.outlook import GENERATED_BYTES_MAX, Outlook
+from reconciler.saving import ObjectChanges, batch_of
+from reconciler.workshop import Workshop
 
 log = structlog.get_logger(__name__)
 
@@ -51,38 +53,34 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Direction:
-    """What is asked for now, as the controller needs it. Made by intake.py from the newest good state of every source."""
-
-    workflows: Mapping[str, Revision]
-    backends: Mapping[str, BackendSpec]
-    context: Context  # with requests, gone workflows, gates and limits
-    objects: tuple[ObjectRow, ...] = ()  # that changed
-    removed: tuple[tuple[str, str], ...] = ()  # objects that are no longer asked for
-    released: tuple[str, ...] = ()  # workflows that a person has let go again after a recovery
-
-
 class Reporter(Protocol):
-    """Who is told what was saved: status files now, notifications later. Nothing it does comes back here."""
+    """Who is told what was saved: status files now, notifications later. What it says of objects is saved with the next cycle."""
 
-    def run(self, run: Run, live: Step) -> None: ...
+    def run(self, step: Step, suspended: str) -> None:
+        """A run changed."""
 
-    def decided(self, decisions: Decisions, heads: Mapping[str, Mapping[str, RunHead]]) -> None: ...
+    def decided(self, decisions: Decisions, heads: Mapping[str, Mapping[str, RunHead]]) -> None:
+        """Which runs are owed was decided anew."""
 
-    def backends(self, outlooks: Mapping[str, Outlook]) -> None: ...
+    def backends(self, views: Mapping[str, BackendView]) -> None:
+        """How the backends look now. Called at each cycle; cheap when nothing changed."""
+
+    def unsaved(self) -> ObjectChanges:
+        """What changed about objects since `saved` was last called."""
+
+    def saved(self, changes: ObjectChanges) -> None:
+        """These are in the ledger now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What daemon.py puts together for a controller. `read_generated` turns a generator's file into tasks of its run;
-    `make_tasks` resolves the environment of a revision's tasks when its run is made; `login_shell` is a backend's wish."""
+    """What daemon.py puts together for a controller. `held` says of a workflow why nothing of it may start, "" when it may."""
 
+    instance: str
     ledger: Ledger
     reporter: Reporter
     make_outlook: Callable[[BackendSpec, Callable[[], None]], Outlook]
-    make_tasks: Callable[[Revision, str], tuple[Task, ...]]
-    read_generated: Callable[[bytes, Run, Task], Generated]
+    held: Callable[[str], str]
 
 
 class Controller:
@@ -93,14 +91,14 @@ class Controller:
         self._fleet = Fleet()
         self.outlooks: dict[str, Outlook] = {}
         self.heads: dict[str, dict[str, RunHead]] = {}
-        self._direction: Direction | None = None
-        self._next_direction: Direction | None = None
+        self._desired: Desired | None = None
+        self._next_desired: Desired | None = None
         self._decisions = Decisions()
         self._undecided = True
         self._woken = asyncio.Event()
         self._stopping = False
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
-        self._generated: dict[str, Generated] = {}
+        self._workshop = Workshop(self.wake)
         self._broken: dict[str, float] = {}  # run -> when it may be planned again
         self._failed: set[str] = set()  # runs whose plan raised in this cycle: what was new for them stays new
         self._suspended: dict[str, str] = {}
@@ -116,9 +114,9 @@ class Controller:
         """Something may have changed. Safe to call from anywhere on the loop, any number of times."""
         self._woken.set()
 
-    def direct(self, direction: Direction) -> None:
+    def direct(self, desired: Desired) -> None:
         """This is what is asked for from now on."""
-        self._next_direction = direction
+        self._next_desired = desired
         self.wake()
 
     def look_at_once(self) -> None:
@@ -174,18 +172,21 @@ class Controller:
         began = monotonic()
         self._woken.clear()
         self.cycles += 1
-        await self._take_direction()
+        await self._take_desired()
         now = utc_now()
         if self.unwritable and now < self._save_again_at:
             return
         self._failed.clear()
         if self._undecided or _due(self._decisions.wake_at, now) or _due(self._suspended_until, now):
             self._decide(now)
+        if self._desired is not None:
+            self._workshop.take([each for outlook in self.outlooks.values() for each in outlook.take_fetched()], self._fleet, self._desired)
         gathered = {name: _Gathered.of(outlook) for name, outlook in self.outlooks.items()}
         views = {name: outlook.view(now) for name, outlook in self.outlooks.items()}
         steps = self._learn(gathered, views, now)
         self._make(steps, now)
         self._send(steps, views, now)
+        self._parts.reporter.backends(views)
         if await self._save(steps):
             self._adopt(steps, gathered)
         elapsed_s = monotonic() - began
@@ -204,20 +205,19 @@ class Controller:
 
     # -- what is asked for ----------------------------------------------------------------------------------------------------
 
-    async def _take_direction(self) -> None:
-        if self._next_direction is None:
+    async def _take_desired(self) -> None:
+        if self._next_desired is None:
             return
-        direction, self._next_direction = self._next_direction, None
-        names = set(direction.workflows) | set(direction.context.gone) | {live.run.workflow for live in self._fleet}
-        digests = {name: direction.workflows[name].digest if name in direction.workflows else "" for name in names}
-        asked = {request.workflow for request in direction.context.requests.values() if request.workflow}
-        for name, heads in (await self._in_ledger(_read_heads, self._parts.ledger, digests, asked)).items():
+        desired, self._next_desired = self._next_desired, None
+        names = {*desired.workflows, *(live.run.workflow for live in self._fleet)}
+        digests = {name: desired.workflows[name].digest if name in desired.workflows else None for name in names}
+        for name, heads in (await self._in_ledger(_read_heads, self._parts.ledger, digests)).items():
             known = self.heads.setdefault(name, {})
             for head in heads:
                 if head.id not in self._fleet.runs:  # of a live one we know more than is stored
                     known[head.id] = head
-        self._direction = direction
-        self._take_backends(direction.backends)
+        self._desired = desired
+        self._take_backends(desired.backends)
         self._undecided = True
 
     def _take_backends(self, specs: Mapping[str, BackendSpec]) -> None:
@@ -236,16 +236,25 @@ class Controller:
             outlook.gone = name not in specs
 
     def _decide(self, now: float) -> None:
-        direction = self._direction
-        if direction is None:
+        desired = self._desired
+        if desired is None:
             return
+        gone = {
+            live.run.workflow: live.run.on_delete
+            for live in self._fleet
+            if desired.is_gone("Workflow", live.run.workflow, live.run.place.source)
+        }
+        context = Context(self._parts.instance, desired.limits, desired.requests, gone, desired.gates)
+        allowed = {name: revision for name, revision in desired.workflows.items() if not self._parts.held(name)}
         heads = {name: tuple(each.values()) for name, each in self.heads.items()}
-        self._decisions = owed(direction.workflows, heads, direction.context, now)
+        self._decisions = owed(allowed, heads, context, now)
         self._undecided = False
         self._suspended = {}
-        ends = [spec.suspend.until for spec in direction.backends.values() if spec.suspend and spec.suspend.holds(now)]
+        ends = [spec.suspend.until for spec in desired.backends.values() if spec.suspend and spec.suspend.holds(now)]
         for live in self._fleet:
-            if found := _suspension(live.run, direction, now):
+            if held := self._parts.held(live.run.workflow):
+                self._suspended[live.run.id] = held
+            elif found := _suspension(live.run, desired, now):
                 self._suspended[live.run.id] = found[0]
                 ends.append(found[1].until)
         self._suspended_until = min((end for end in ends if end is not None), default=None)
@@ -297,53 +306,36 @@ class Controller:
         news: dict[str, _News] = {}
         for each in gathered.values():
             for job, fact in each.facts.items():
-                news.setdefault(job[:12], _News()).facts[job] = fact
+                news.setdefault(job[:RUN_ID_LENGTH], _News()).facts[job] = fact
             for job in each.absent:
-                news.setdefault(job[:12], _News()).absent.append(job)
+                news.setdefault(job[:RUN_ID_LENGTH], _News()).absent.append(job)
             for receipt in each.receipts:
-                news.setdefault(receipt.job[:12], _News()).receipts.append(receipt)
-            for fetched in each.fetched:
-                if (generated := self._read(fetched)) is not None:
-                    news.setdefault(fetched.job[:12], _News()).generated[fetched.job] = generated
+                news.setdefault(receipt.job[:RUN_ID_LENGTH], _News()).receipts.append(receipt)
+        for run_id, generated in self._workshop.generated(self._fleet).items():
+            news.setdefault(run_id, _News()).generated.update(generated)
         return news
 
-    def _read(self, fetched: Fetched) -> Generated | None:
-        """What a generator's file says; None when its run has gone meanwhile."""
-        name = parse_job_name(fetched.job)
-        live = self._fleet.runs.get(name.run) if name else None
-        if name is None or live is None:
-            return None
-        task = live.record.known[name.task]
-        where = f"{fetched.path} (generated by {name.task})"
-        if fetched.file.data is None:
-            return Generated(error=f"{where}: {fetched.file.problem or 'there is no such file'}")
-        if fetched.file.size > GENERATED_BYTES_MAX:
-            return Generated(error=f"{where}: {fetched.file.size} bytes, more than {GENERATED_BYTES_MAX}")
-        return self._parts.read_generated(fetched.file.data, live.run, task)
-
     def _make(self, steps: dict[str, Step], now: float) -> None:
-        """Make the runs that are owed."""
+        """Make the runs that are owed. The tasks of a large one are made ready on a thread first, and it follows in a later cycle."""
+        if self._desired is None:
+            return
         for debt in self._decisions.create:
             if debt.run_id in self._fleet.runs or self._is_broken(debt.run_id, now):
                 continue
             try:
-                step = self._new(debt, now)
+                run = self._workshop.run(debt, self._desired, now)
             except Exception:  # one workflow's bug must not stop the others
                 log.exception(EventName.OBJECT_FAILED, kind="Workflow", name=debt.revision.name)
                 self._break(debt.run_id, now)
-            else:
-                steps[step.run.id] = step
-
-    def _new(self, debt: Owed, now: float) -> Step:
-        run = run_of(debt, now)
-        run = replace(run, tasks=self._parts.make_tasks(debt.revision, run.backend))
-        why = f"by Run {debt.request}" if debt.request else f"{debt.revision.place}"
-        created = Event(now, EventName.RUN_CREATED, run.id, "", f"{run.workflow} at {run.digest[:19]}, {why}")
-        return Step(run, None, new_record(run, now), changed=frozenset(task.id for task in run.tasks), events=(created,))
+                continue
+            if run is not None:
+                why = f"by Run {debt.request}" if debt.request else f"{debt.revision.place}"
+                created = Event(now, EventName.RUN_CREATED, run.id, "", f"{run.workflow} at {run.digest[:19]}, {why}")
+                steps[run.id] = Step(run, None, new_record(run, now), changed=frozenset(task.id for task in run.tasks), events=(created,))
 
     def _send(self, steps: dict[str, Step], views: Mapping[str, BackendView], now: float) -> None:
         """Share the room, and plan what each run sends within it."""
-        if self.unwritable or self._direction is None:
+        if self.unwritable or self._desired is None:
             return
         current = {live.run.id: Step(live.run, live.record, live.record, wake_at=live.wake_at) for live in self._fleet}
         current.update(steps)
@@ -382,7 +374,7 @@ class Controller:
     def _limits(self, steps: Iterable[Step]) -> dict[str, int]:
         """What each workflow's own `max_concurrent` still allows. The current document's number holds, also for older runs."""
         left: dict[str, int] = {}
-        workflows = self._direction.workflows if self._direction else {}
+        workflows = self._desired.workflows if self._desired else {}
         for step in steps:
             revision = workflows.get(step.run.workflow)
             limit = revision.max_concurrent if revision else step.run.max_concurrent
@@ -395,9 +387,8 @@ class Controller:
 
     async def _save(self, steps: dict[str, Step]) -> bool:
         """Make it all durable. False when that was not possible: then nothing of it may be done."""
-        direction = self._direction
-        objects, removed, released = (direction.objects, direction.removed, direction.released) if direction else ((), (), ())
-        batch = batch_of([step for step in steps.values() if step.alters], objects, removed, released)
+        changes = self._parts.reporter.unsaved()
+        batch = batch_of([step for step in steps.values() if step.alters], changes)
         if not batch and not self.unwritable:
             return True
         try:
@@ -413,8 +404,7 @@ class Controller:
             log.warning(EventName.LEDGER_WRITABLE, was=self.unwritable)
             self.wake()
         self.unwritable, self._save_failures = "", 0
-        if direction is not None and direction is self._direction:
-            self._direction = replace(direction, objects=(), removed=(), released=())
+        self._parts.reporter.saved(changes)
         return True
 
     def _adopt(self, steps: Mapping[str, Step], gathered: Mapping[str, _Gathered]) -> None:
@@ -428,7 +418,7 @@ class Controller:
             if step.alters:
                 self._tell(step)
         self._act([step for step in steps.values() if step.actions or step.look_at])
-        self._parts.reporter.backends(self.outlooks)
+        self._workshop.used(steps)
 
     def _tell(self, step: Step) -> None:
         head = head_of(step.run, step.record)
@@ -442,7 +432,7 @@ class Controller:
             say(event.name, run=event.run, workflow=step.run.workflow, task=event.task or None, message=event.message or None)
         if head.ended:
             log.info(EventName.RUN_ENDED, run=step.run.id, workflow=step.run.workflow, phase=str(head.phase))
-        self._parts.reporter.run(step.run, step)
+        self._parts.reporter.run(step, self.suspended(step.run))
 
     def _act(self, steps: Sequence[Step]) -> None:
         """Carry out what was saved. What comes back arrives as receipts; what does not, the next looks settle."""
@@ -503,40 +493,38 @@ class _Gathered:
     facts: dict[str, JobFact]
     absent: list[str]
     receipts: tuple[Receipt, ...]
-    fetched: tuple[Fetched, ...]
 
     @classmethod
     def of(cls, outlook: Outlook) -> _Gathered:
         facts, absent = outlook.news()
-        return cls(facts, absent, tuple(outlook.receipts), tuple(outlook.fetched))
+        return cls(facts, absent, tuple(outlook.receipts))
 
     def settle(self, outlook: Outlook, failed: set[str]) -> None:
         """All of it is saved, but what concerns the runs in `failed`: that stays new."""
         if not failed:
             outlook.fold(self.facts, self.absent)
         else:
-            outlook.fold({job: fact for job, fact in self.facts.items() if job[:12] not in failed}, self.absent)
-        outlook.receipts[: len(self.receipts)] = [receipt for receipt in self.receipts if receipt.job[:12] in failed]
-        outlook.fetched[: len(self.fetched)] = [fetched for fetched in self.fetched if fetched.job[:12] in failed]
+            outlook.fold({job: fact for job, fact in self.facts.items() if job[:RUN_ID_LENGTH] not in failed}, self.absent)
+        outlook.receipts[: len(self.receipts)] = [receipt for receipt in self.receipts if receipt.job[:RUN_ID_LENGTH] in failed]
 
 
 def _due(at: float | None, now: float) -> bool:
     return at is not None and at <= now
 
 
-def _read_heads(ledger: Ledger, digests: Mapping[str, str], asked: set[str]) -> dict[str, tuple[RunHead, ...]]:
+def _read_heads(ledger: Ledger, digests: Mapping[str, str | None]) -> dict[str, tuple[RunHead, ...]]:
     """On the ledger's thread: the heads that trigger.py needs of each workflow."""
-    return {name: ledger.heads(name, digest or None) for name, digest in digests.items()}
+    return {name: ledger.heads(name, digest) for name, digest in digests.items()}
 
 
-def _suspension(run: Run, direction: Direction, now: float) -> tuple[str, Suspend] | None:
+def _suspension(run: Run, desired: Desired, now: float) -> tuple[str, Suspend] | None:
     """What suspends a live run, in words; None when nothing does."""
     found: list[tuple[str, Suspend | None]] = []
-    if revision := direction.workflows.get(run.workflow):
+    if revision := desired.workflows.get(run.workflow):
         found.append((f"workflow {run.workflow}", revision.suspend))
-    if gate := direction.context.gates.get(run.place.source):
+    if gate := desired.gates.get(run.place.source):
         found.append((f"source {run.place.source}", gate.suspend))
-    found += [(f"Run {request.name}", request.suspend) for request in direction.context.requests.values() if request.run == run.id]
+    found += [(f"Run {request.name}", request.suspend) for request in desired.requests.values() if request.run == run.id]
     for what, suspend in found:
         if suspend is not None and suspend.holds(now):
             by = f" by {suspend.by}" if suspend.by else ""

@@ -129,6 +129,11 @@ class Outlook:
             absent = [name for name in unseen if name in self.expected and name not in self._in_flight]
         return changed, absent
 
+    def take_fetched(self) -> list[Fetched]:
+        """Files that came back. Not kept: one that is lost with the daemon is read again."""
+        fetched, self.fetched = self.fetched, []
+        return fetched
+
     def fold(self, facts: Mapping[str, JobFact], absent: Sequence[str]) -> None:
         """These have been planned on and saved: they are not new any more."""
         self._folded.update(facts)

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from reconciler.core.cost import core_hours_used
+from reconciler.core.record import Event
 from reconciler.core.summary import phase_of
 from reconciler.fleet import Step
 from reconciler.ledger.rows import Appended, Batch, NewRun, ObjectRow, RunChange, TaskChange
 
 
-def batch_of(
-    steps: Sequence[Step], objects: tuple[ObjectRow, ...], removed: tuple[tuple[str, str], ...], released: tuple[str, ...]
-) -> Batch:
+class ObjectChanges(NamedTuple):
+    """What changed about objects of the desired state: rows to write, (kind, name) of those that nobody asks for any more, events
+    about them, and workflows that a person has let go again after a recovery."""
+
+    objects: tuple[ObjectRow, ...] = ()
+    gone: tuple[tuple[str, str], ...] = ()
+    events: tuple[Event, ...] = ()
+    released: tuple[str, ...] = ()
+
+
+def batch_of(steps: Sequence[Step], about: ObjectChanges) -> Batch:
     """Everything that `steps` change, and what changed about the desired state."""
     new, appended, tasks, runs = [], [], [], []
     for step in steps:
@@ -25,8 +35,8 @@ def batch_of(
                 appended.append(Appended(step.run.id, _generator(step), step.appended, records))
             tasks += [TaskChange(step.run.id, task_id, step.record.tasks[task_id]) for task_id in step.changed if task_id not in fresh]
         runs.append(_change(step))
-    events = tuple(event for step in steps for event in step.events)
-    return Batch(tuple(new), tuple(appended), tuple(tasks), tuple(runs), events, objects, removed, released)
+    events = (*about.events, *(event for step in steps for event in step.events))
+    return Batch(tuple(new), tuple(appended), tuple(tasks), tuple(runs), events, about.objects, about.gone, about.released)
 
 
 def _generator(step: Step) -> str:
