@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,9 +30,14 @@ class Trusted:
     @cached_property
     def settings(self) -> Settings:
         """Raises SettingsError when they are unusable."""
-        from reconciler.config import load_settings
+        from reconciler.config import settings_from
+        from reconciler.manifest.load import load_file
+        from reconciler.sources.base import Blob
 
-        return load_settings(self.path)
+        # only files that name the kind: reading YAML is slow
+        texts = [(path, data) for path in manifest_files(self.path) if b"Settings" in (data := path.read_bytes())]
+        loaded = [load_file(path.relative_to(self.path).as_posix(), Blob(str(path), data), source="") for path, data in texts]
+        return settings_from(loaded, self.path)
 
     @cached_property
     def state_dir(self) -> Path:
@@ -48,12 +53,20 @@ class Trusted:
 
     def _default_state_dir(self) -> Path | None:
         """The default, when there is exactly one file with Settings and it surely does not name another folder; else None."""
-        plain = [path for path in self.path.glob("*.y*ml") if path.is_file()]
-        holding = [(path, text) for path in plain if _SETTINGS.search(text := path.read_bytes())]
+        holding = [(path, text) for path in manifest_files(self.path) if _SETTINGS.search(text := path.read_bytes())]
         if len(holding) != 1:
             return None
         path, text = holding[0]
         return path.parent / _STATE_DIR if b"state_dir" not in text and b"\\" not in text else None
+
+
+def manifest_files(folder: Path) -> Iterable[Path]:
+    """YAML files of a folder and the folders in it, in sorted order; hidden ones left out, as the daemon does."""
+    for where, folders, names in os.walk(folder):
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        for each in sorted(names):
+            if each.lower().endswith((".yaml", ".yml")) and not each.startswith("."):
+                yield Path(where, each)
 
 
 def folder_option(verb: _Verb) -> _Verb:

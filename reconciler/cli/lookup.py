@@ -50,7 +50,7 @@ def find_run(reader: LedgerReader, word: str) -> RunRow:
 def try_run(reader: LedgerReader, word: str) -> RunRow | None:
     """As `find_run`, None when there is no such run."""
     kind, name = split(word)
-    if kind in ("", "Workflow"):
+    if kind in ("", "Workflow", "Run"):
         newest = reader.newest_run(name)
         if newest is not None:
             return newest

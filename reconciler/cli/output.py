@@ -56,6 +56,6 @@ def age(since: float | None, now: float) -> str:
 
 def no_such(what: str, name: str, known: Iterable[str]) -> NoReturn:
     """Raise NotFound, with the nearest known names."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise NotFound(f"no {what} {name!r}{hint}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.cli.folder import Trusted
+from reconciler.cli.folder import Trusted, manifest_files
 from reconciler.cli.lookup import find_objects, split, try_run
 from reconciler.cli.output import no_such
 from reconciler.errors import ReconcilerError
@@ -54,7 +53,7 @@ def documents(folder: Path, name: str | None = None) -> Iterator[Here]:
     """The documents in the YAML files of a folder, also invalid ones; those called `name`, or all."""
     from reconciler.yamlfile import parse
 
-    for path in _files(folder):
+    for path in manifest_files(folder):
         data = path.read_bytes()
         if name is not None and name.encode() not in data:
             continue  # reading YAML is slow
@@ -62,15 +61,6 @@ def documents(folder: Path, name: str | None = None) -> Iterator[Here]:
             found = _identity(document.data)
             if found is not None and name in (None, found[1]):
                 yield Here(path, *found)
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    """YAML files of a folder and the folders in it, in sorted order; hidden ones left out, as the daemon does."""
-    for where, folders, names in os.walk(folder):
-        folders[:] = sorted(each for each in folders if not each.startswith("."))
-        for each in sorted(names):
-            if each.lower().endswith((".yaml", ".yml")) and not each.startswith("."):
-                yield Path(where, each)
 
 
 def _identity(data: object) -> tuple[str, str] | None:
