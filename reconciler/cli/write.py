@@ -123,6 +123,7 @@ def suspend(subject: str, reason: str, until: str | None, by: str | None, commit
 
     Sets `suspend:` in its manifest; for a run it writes a Run document in requests/. Exit codes: 0 written, 1 no such object.
     """
+    _check_time(until)
     value = {key: text for key, text in (("reason", reason), ("by", by or _me()), ("until", until)) if text}
     found = find(trusted, subject, ("Workflow", "Source", "Backend"))
     if isinstance(found, Here):
@@ -149,6 +150,16 @@ def resume(subject: str, committed: bool, trusted: Trusted) -> int:
     if isinstance(found, RunRow):
         return _done(request(trusted, f"suspend-{found.id}", None, title=f"resume run {found.id} of {found.workflow}"), committed)
     raise ReconcilerError(_not_ours(found, "resume"))
+
+
+def _check_time(until: str | None) -> None:
+    from reconciler.manifest.fields import point_in_time
+
+    if until is not None:
+        try:
+            point_in_time(until)
+        except ValueError as error:
+            raise click.BadParameter(f"{until!r}: {error}", param_hint="--until") from error
 
 
 def _not_ours(found: Elsewhere, verb: str) -> str:
