@@ -103,8 +103,11 @@ def git_url(value: object) -> str:
     """
     if not isinstance(value, str) or not value:
         raise ValueError("a git url is text: https://host/path, ssh://user@host/path, user@host:path or file:///path")
-    if not value.isprintable() or re.search(r"\s", value) or value.startswith("-") or "\\" in value:
-        raise ValueError("a git url holds no blanks, backslashes or control characters and begins with no '-'")
+    # quotes and the like would reach a shell on the other side, where ssh puts the path into a command line
+    if not value.isprintable() or re.search(r"[\s\\'\"`$;|&<>]", value) or value.startswith("-"):
+        raise ValueError(
+            "a git url holds no blanks, quotes, backslashes or control characters, none of ` $ ; | & < >, and begins with no '-'"
+        )
     scheme = _SCHEME.match(value)
     if scheme is None:
         return _scp_url(value)
@@ -132,7 +135,7 @@ def public_url(url: str) -> str:
 
 def _scp_url(value: str) -> str:
     match = _SCP_FORM.fullmatch(value)
-    if match is None or "::" in value:
+    if match is None or "::" in value or match[2] in {"file", "http", "https", "ssh", "git"}:
         raise ValueError("not a git url that is used here: write https://host/path, ssh://user@host/path, user@host:path or file:///path")
     return value
 
