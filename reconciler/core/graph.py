@@ -185,7 +185,7 @@ class _Patterns:
         candidates = self._beginning(head)
         if pattern == head + "*":
             return candidates
-        if tail and "[" not in pattern:
+        if tail:
             candidates = min(candidates, self._ending(tail), key=len)
         self._comparisons += len(candidates)
         if self._comparisons > COMPARISONS_MAX:

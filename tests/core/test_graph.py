@@ -52,6 +52,7 @@ def test_a_need_becomes_ids_in_order_and_once(written: list[str], expected: tupl
         ([("a", []), ("b", ["c.*"])], "b", "task 'b' needs 'c.*', which matches no task"),
         ([("a", []), ("b", ["b*"])], "b", "task 'b' needs 'b*', which matches no task but the task itself"),
         ([("build.x", []), ("b", ["biuld.*"])], "b", "task 'b' needs 'biuld.*', which matches no task (did you mean 'build'?)"),
+        ([("ab", []), ("c", ["ab*b"])], "c", "task 'c' needs 'ab*b', which matches no task (did you mean 'ab'?)"),
         ([("a", []), ("a", [])], "a", "task id 'a' is used twice in this run; ids must be unique"),
         ([("a", []), ("b", ["A"])], "b", "task 'b' needs 'A', which does not exist"),
         ([("a", []), ("b", ["A*"])], "b", "task 'b' needs 'A*', which matches no task"),
@@ -76,6 +77,11 @@ def test_all_faults_are_told_at_once() -> None:
     found = graph.faults([("a", ["a"]), ("b", ["x"]), ("c", ["d"]), ("d", ["c"]), ("d", [])])
     assert [each.task for each in found] == ["d", "a", "b", "c"]
     assert graph.faults(DIAMOND) == ()
+
+
+def test_a_workflow_full_of_faults_is_told_its_first_fifty() -> None:
+    """The message of a file with thousands of typing errors can be read, and is made in bounded time."""
+    assert len(graph.faults([(f"t{place}", ["nothing"]) for place in range(5000)])) == graph.FAULTS_MAX
 
 
 def test_generated_tasks_may_need_what_the_run_already_has() -> None:
@@ -115,14 +121,14 @@ def test_a_chain_of_fifty_thousand_is_no_problem(backwards: bool) -> None:
     assert graph.order(needs) == tuple(f"t{place}" for place in range(50_000))
 
 
-@pytest.mark.parametrize("pattern", ["g{0}.*", "*.{0}", "g{0}.?{0}", "g{0}*{0}"])
+@pytest.mark.parametrize("pattern", ["g{0}.*", "*.{0}", "g{0}.?", "g{0}*{0}"])
 def test_ten_thousand_tasks_with_a_pattern_each_are_quick(pattern: str) -> None:
     """A pattern with a literal beginning or end looks only at ids that begin or end so: seconds would mean that it looks at all."""
-    tasks: list[tuple[str, list[str]]] = [*((f"g{place}.x{place}" if "?" in pattern else f"g{place}.{place}", []) for place in range(5000))]
+    tasks: list[tuple[str, list[str]]] = [*((f"g{place}.x" if "?" in pattern else f"g{place}.{place}", []) for place in range(5000))]
     tasks += [(f"h{place}", [pattern.format(place)]) for place in range(5000)]
     before = time.process_time()
     needs = graph.expand(tasks)
-    assert time.process_time() - before < 2.0
+    assert time.process_time() - before < 1.0
     assert len(needs) == 10_000
 
 

@@ -263,6 +263,7 @@ def test_no_condition_of_a_live_run_changes_with_the_clock_alone() -> None:
 
 
 HPC = {"hpc": SEEN}
+UNREACHED = "backend hpc cannot be reached: ssh: connection refused (last seen 3 min ago); it is looked at again by itself"
 
 
 @pytest.mark.parametrize(
@@ -307,9 +308,7 @@ HPC = {"hpc": SEEN}
             diamond(WAITING, WAITING, WAITING, WAITING),
             "setup",
             Surroundings({"hpc": DARK}),
-            (
-                "setup could start, but backend hpc cannot be reached: ssh: connection refused (last seen 3 min ago); it is looked at again by itself",
-            ),
+            (f"setup could start, but {UNREACHED}",),
         ),
         (
             diamond(WAITING, WAITING, WAITING, WAITING),
@@ -342,7 +341,8 @@ HPC = {"hpc": SEEN}
             Surroundings(HPC),
             (
                 "setup is running: job 78 on hpc, for 50 s",
-                "its job was not there 12 s ago; it is believed gone when a complete look that begins in 18 s or later does not show it either",
+                "its job was not there 12 s ago; it is believed gone when a complete look that begins in 18 s or later"
+                " does not show it either",
             ),
         ),
         (
@@ -351,7 +351,7 @@ HPC = {"hpc": SEEN}
             Surroundings({"hpc": DARK}),
             (
                 "setup is running: job 78 on hpc, for 50 s",
-                "backend hpc cannot be reached: ssh: connection refused (last seen 3 min ago); it is looked at again by itself",
+                UNREACHED,
             ),
         ),
         (diamond(SUCCEEDED, FAILED, SUCCEEDED, SKIPPED), "merge", Surroundings(HPC), ("merge was skipped (build.x failed)",)),

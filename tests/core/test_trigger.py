@@ -328,6 +328,22 @@ def test_rule_5_by_hand_and_by_itself_do_not_replace_each_other_for_ever(concurr
     assert [(each.begun, each.ended) for each in heads] == [(True, True), (True, True)]
 
 
+def test_rule_5_one_workflow_makes_one_run_a_cycle() -> None:
+    """Of a request and a new digest in one cycle, a queue makes the first and lets the other wait for it."""
+    context = replace(CONTEXT, requests={"ask": RunRequest("ask", place(), workflow="w")})
+    decisions = decide(revision(), context=context)
+    run = decisions.create[0].run_id
+    assert [debt.request for debt in decisions.create] == ["ask"]
+    assert decisions.waiting == (Waiting("w", "", "WaitingForRun", f"waiting for run {run} to end (concurrency: queue)"),)
+    assert [debt.request for debt in decide(revision(concurrency=Concurrency.ALLOW), context=context).create] == ["ask", ""]
+
+
+def test_rule_5_what_made_way_is_not_waited_for() -> None:
+    """A run that was told to make way before it began will never start anything, so nobody waits for its end to be recorded."""
+    old = replace(made(decide(revision("one"))), dropped=f"{trigger.SUPERSEDED}sha256:2")
+    assert len(decide(revision("two"), old).create) == 1
+
+
 # --- rules 7, 8, 9
 
 
@@ -354,6 +370,17 @@ def test_rule_7_a_document_that_comes_back_runs_what_never_began() -> None:
     decisions = decide(revision(), half)
     only(decisions)
     assert decisions.satisfied["w"].reason == "Dropped"
+
+
+def test_rule_7_a_request_that_comes_back_is_answered_with_another_run() -> None:
+    """The run of a Run document that was dropped before it began is made again under another id."""
+    context = replace(CONTEXT, requests={"ask": RunRequest("ask", place(), workflow="w")})
+    manual = revision(triggers=frozenset({Trigger.MANUAL}))
+    first = made(decide(manual, context=context))
+    first = told(first, owed({}, {"w": (first,)}, replace(CONTEXT, gone={"w": OnDelete.FINISH}), NOW))
+    second = made(decide(manual, first, context=context))
+    assert second.id != first.id
+    only(decide(manual, first, second, context=context))
 
 
 @pytest.mark.parametrize(
@@ -395,6 +422,13 @@ def test_rule_8_an_approval_lets_it_start(approved: str) -> None:
     decisions = owed(revisions, {}, replace(CONTEXT, limits=Limits(runs_per_commit=3), gates=gates), NOW)
     expected = ["w0", "w1", "w2", "w3"] if approved == "source" else ["w1"]
     assert [debt.revision.name for debt in decisions.create] == expected
+
+
+def test_rule_8_nothing_is_approved_by_saying_nothing() -> None:
+    """A source without an approval, and a cause without a name, is not an approval."""
+    nowhere = Place("src", "w.yaml", 1)
+    decisions = owed(crowd(2, place=nowhere), {}, replace(CONTEXT, limits=Limits(runs_per_commit=1), gates={"src": Gate()}), NOW)
+    assert [each.reason for each in decisions.held] == ["TooManyRuns", "TooManyRuns"]
 
 
 def test_rule_8_a_changed_digest_voids_an_approval() -> None:
