@@ -2,20 +2,24 @@
 
     cli/             one small module per verb group; parses, calls, prints; decides nothing
     daemon.py        composition root: settings -> objects, signals, sd_notify; the only module that names concrete classes
-    controller.py    the loop: look -> plan -> save -> act; the only caller of core.plan
-    ledger.py        the only writer of durable state (SQLite), and its readers
+    controller.py    the loop: look -> plan -> save -> act; the only caller of core.plan. Its parts:
+                     intake.py (what the sources say), outlook.py (what one backend says), fleet.py (the live runs),
+                     workshop.py (tasks made ready), jobrequest.py (a task as a job), saving.py (a cycle as one batch)
+    ledger/          the only writer of durable state (SQLite), and its readers
     status.py        record -> YAML status file; nothing ever decides from it
     config.py        the daemon's own settings -> frozen Settings
-    yamlfile.py      the only importer of ruamel.yaml: limits, line numbers, fast emit, round-trip edits
-    errors.py        the exception tree            log.py     structlog set-up, promised event names, redaction
-    clock.py         the only two reads of a clock
+    yamlfile.py      the only importer of ruamel.yaml: limits, line numbers. Beside it yamltree.py (what was read, with places),
+                     yamlwords.py (its errors in plain words), yamlemit.py (fast emit), yamledit.py (edits that keep everything else),
+                     jsonfile.py (the same for task-list files)
+    errors.py        the exception tree            log.py        structlog set-up, promised event names, redaction
+    clock.py         the only two reads of a clock printable.py  what may be shown of other people's text
     core/            PURE: desired, observed, record, actions, names, graph, env, trigger, room, cost, plan, summary
     manifest/        text -> core.desired: schema (pydantic, as written), load (file:line:column errors), resolve (pure)
     sources/         base, git (pygit2, object store, no checkout), folder (watchfiles)
     backends/        base (the two interfaces and what a backend owes), script (the job script, pure), local
 
-Layers, nothing imports upwards: errors, clock, log -> core -> yamlfile, manifest -> config -> sources, backends, ledger, status
--> controller -> daemon, cli.
+Layers, nothing imports upwards: errors, clock, printable, log -> core -> yamlfile, manifest -> config -> sources, backends, ledger, status
+-> controller -> daemon -> cli.
 """
 
 __version__ = "0.1.0"

@@ -305,7 +305,7 @@ def tree(package: list[Module]) -> list[str]:
     """The map in the package's docstring and the folder are the same."""
     root = package[0].root
     text = ast.get_docstring(ast.parse((root / "__init__.py").read_text(encoding="utf-8"))) or ""
-    drawn = set(re.findall(r"(?:^|\s)([a-z_]+(?:\.py|/))(?=\s)", text))
+    drawn = set(re.findall(r"(?:^|\s)([a-z_]+(?:\.py|/))(?=[\s,)]|$)", text))
     there = {path.name for path in root.glob("*.py")} | {f"{path.name}/" for path in root.iterdir() if any(path.rglob("*.py"))}
     missing = [f"{name} is on the map and not in the folder" for name in sorted(drawn - there)]
     return missing + [f"{name} is not on the map" for name in sorted(there - drawn - {"__init__.py", "__main__.py"})]
