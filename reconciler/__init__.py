@@ -6,7 +6,7 @@
                      intake.py (what the sources say), outlook.py (what one backend says), fleet.py (the live runs),
                      workshop.py (tasks made ready), jobrequest.py (a task as a job), saving.py (a cycle as one batch)
     ledger/          the only writer of durable state (SQLite), and its readers
-    status.py        record -> YAML status file; nothing ever decides from it
+    status/          record -> YAML status file; nothing ever decides from it
     config.py        the daemon's own settings -> frozen Settings
     yamlfile.py      the only importer of ruamel.yaml: limits, line numbers. Beside it yamltree.py (what was read, with places),
                      yamlwords.py (its errors in plain words), yamlemit.py (fast emit), yamledit.py (edits that keep everything else),
