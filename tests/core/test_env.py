@@ -114,7 +114,7 @@ def test_a_cycle_of_groups_is_named() -> None:
     groups = {"a": (Rule(include=("b",)),), "b": (Rule(include=("c",)),), "c": (Rule(include=("b",)),)}
     with pytest.raises(EnvError, match="workflow: groups include each other: b -> c -> b"):
         resolve(Rule(include=("a",)), groups=groups)
-    with pytest.raises(EnvError, match="workflow: groups include each other: a -> a$"):
+    with pytest.raises(EnvError, match=r"workflow: groups include each other: a -> a$"):
         resolve(Rule(include=("a",)), groups={"a": (Rule(include=("a",)),)})
 
 
