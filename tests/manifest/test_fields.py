@@ -41,9 +41,38 @@ def test_durations(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", " ", "30", "-5m", "5 minutes", "1m5h", "1e309h", "nan", "nanh", "infs", "9" * 400 + "h", "99999w", "1:60:00", "::", "1-", "-1",
-     "٣s", "0x10s", 30, 30.0, True, None, [], float("nan"), "s", "h1", "1hh", "--1", "1--2"],
-)  # fmt: skip
+    [
+        "",
+        " ",
+        "30",
+        "-5m",
+        "5 minutes",
+        "1m5h",
+        "1e309h",
+        "nan",
+        "nanh",
+        "infs",
+        "9" * 400 + "h",
+        "99999w",
+        "1:60:00",
+        "::",
+        "1-",
+        "-1",
+        "٣s",
+        "0x10s",
+        30,
+        30.0,
+        True,
+        None,
+        [],
+        float("nan"),
+        "s",
+        "h1",
+        "1hh",
+        "--1",
+        "1--2",
+    ],
+)
 def test_what_is_no_duration(value: object) -> None:
     """Numbers without a unit, negative, endless and absurd durations are refused in words."""
     with pytest.raises(ValueError, match=r"duration|between|minutes or seconds"):
@@ -78,9 +107,23 @@ def test_what_is_no_time_limit(value: object) -> None:
 
 @pytest.mark.parametrize(
     ("value", "megabytes"),
-    [("4G", 4096), ("4GB", 4096), ("4GiB", 4096), ("4g", 4096), ("512M", 512), ("1.5G", 1536), ("2T", 2 * 1024**2), (4096, 4096), ("4096", 4096),
-     ("100K", 1), ("1K", 1), (0.5, 1), ("4 G", 4096), ("1P", 1024**3)],
-)  # fmt: skip
+    [
+        ("4G", 4096),
+        ("4GB", 4096),
+        ("4GiB", 4096),
+        ("4g", 4096),
+        ("512M", 512),
+        ("1.5G", 1536),
+        ("2T", 2 * 1024**2),
+        (4096, 4096),
+        ("4096", 4096),
+        ("100K", 1),
+        ("1K", 1),
+        (0.5, 1),
+        ("4 G", 4096),
+        ("1P", 1024**3),
+    ],
+)
 def test_memory(value: object, megabytes: int) -> None:
     """Memory has a unit or is mebibytes, and is rounded up."""
     assert fields.memory(value) == megabytes
@@ -88,8 +131,29 @@ def test_memory(value: object, megabytes: int) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "G", "-4G", "4X", "4GG", "nan", "1e9", "inf", "0", 0, "0G", "2P", 10**30, float("nan"), float("inf"), True, None, [], "4G;rm", "9" * 50],
-)  # fmt: skip
+    [
+        "",
+        "G",
+        "-4G",
+        "4X",
+        "4GG",
+        "nan",
+        "1e9",
+        "inf",
+        "0",
+        0,
+        "0G",
+        "2P",
+        10**30,
+        float("nan"),
+        float("inf"),
+        True,
+        None,
+        [],
+        "4G;rm",
+        "9" * 50,
+    ],
+)
 def test_what_is_no_memory(value: object) -> None:
     """Negative, zero, endless and absurd amounts are refused."""
     with pytest.raises(ValueError, match=r"memory|amount|more than"):
@@ -132,9 +196,19 @@ def test_what_is_no_time(value: object) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["https://example.org/a.git", "https://user:token@example.org:8443/a/b", "ssh://git@example.org/a", "ssh://git@[::1]:2222/a", "git@example.org:a/b.git",
-     "example.org:a", "file:///srv/a.git", "http://127.0.0.1:8000/a.git", "http://localhost/a", "git@example.org:~user/a"],
-)  # fmt: skip
+    [
+        "https://example.org/a.git",
+        "https://user:token@example.org:8443/a/b",
+        "ssh://git@example.org/a",
+        "ssh://git@[::1]:2222/a",
+        "git@example.org:a/b.git",
+        "example.org:a",
+        "file:///srv/a.git",
+        "http://127.0.0.1:8000/a.git",
+        "http://localhost/a",
+        "git@example.org:~user/a",
+    ],
+)
 def test_git_urls(url: str) -> None:
     """https, ssh, the short form of ssh, absolute files, and http on this machine are taken as they are."""
     assert fields.git_url(url) == url
@@ -142,11 +216,48 @@ def test_git_urls(url: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "ext::sh -c true", "ext::sh", "-oProxyCommand=x", "--upload-pack=x", "ssh://-oProxyCommand=x/a", "ssh://-oProxyCommand=x@h/a", "-u@h:a",
-     "git@-oProxyCommand=x:a", "h:-oX", "http://example.org/a", "ftp://example.org/a", "git://example.org/a", "file:srv", "file://host/srv", "file://srv",
-     "/srv/a.git", "../a", "a", "https://", "https:///a", "https://example.org", "https://example.org/", "https://h:99999/a", "https://[::1/a", "ssh://h/-x",
-     "https://exa mple.org/a", "https://h/a\n", "https://h/\x00", "fd::17/a", "transport::h:a", "C:\\a", "ssh://h;x/a", "ssh://$(x)/a", "git@h:a'b", "git@h:a;b", "ssh://h/a`b`", None, 5],
-)  # fmt: skip
+    [
+        "",
+        "ext::sh -c true",
+        "ext::sh",
+        "-oProxyCommand=x",
+        "--upload-pack=x",
+        "ssh://-oProxyCommand=x/a",
+        "ssh://-oProxyCommand=x@h/a",
+        "-u@h:a",
+        "git@-oProxyCommand=x:a",
+        "h:-oX",
+        "http://example.org/a",
+        "ftp://example.org/a",
+        "git://example.org/a",
+        "file:srv",
+        "file://host/srv",
+        "file://srv",
+        "/srv/a.git",
+        "../a",
+        "a",
+        "https://",
+        "https:///a",
+        "https://example.org",
+        "https://example.org/",
+        "https://h:99999/a",
+        "https://[::1/a",
+        "ssh://h/-x",
+        "https://exa mple.org/a",
+        "https://h/a\n",
+        "https://h/\x00",
+        "fd::17/a",
+        "transport::h:a",
+        "C:\\a",
+        "ssh://h;x/a",
+        "ssh://$(x)/a",
+        "git@h:a'b",
+        "git@h:a;b",
+        "ssh://h/a`b`",
+        None,
+        5,
+    ],
+)
 def test_refused_git_urls(url: object) -> None:
     """What git or ssh would read as a command, an option or an unprotected address is refused."""
     with pytest.raises(ValueError, match=r"git url|http://|file url"):
