@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _Verb = TypeVar("_Verb", bound=Callable[..., Any])
 #: What the Settings' state_dir is when they do not say: relative to the file that they are in.
 _STATE_DIR = ".state"
+_META = "reconciler.cli.folder"
 _SETTINGS = re.compile(rb"^kind:[ \t]*[\"']?Settings\b", re.MULTILINE)
 
 
@@ -82,8 +83,22 @@ def folder_option(verb: _Verb) -> _Verb:
 
 
 def folder_argument(verb: _Verb) -> _Verb:
-    """As `folder_option`, and the folder may be given as an argument too; it arrives as `directory: str | None`."""
-    return click.argument("directory", metavar="[DIR]", required=False)(folder_option(verb))
+    """As `folder_option`, and the folder may be given as an argument too, which wins."""
+    option = click.option(
+        "--dir",
+        metavar="DIR",
+        is_eager=True,
+        expose_value=False,
+        callback=lambda ctx, _option, value: ctx.meta.update({_META: value}),
+        help="The trusted folder of manifests. Else RECONCILER_DIR, else the current folder.",
+    )
+    argument = click.argument(
+        "trusted",
+        metavar="[DIR]",
+        required=False,
+        callback=lambda ctx, _argument, value: Trusted(resolved(ctx, value or ctx.meta[_META])),
+    )
+    return argument(option(verb))
 
 
 def json_option(verb: _Verb) -> _Verb:
@@ -94,11 +109,6 @@ def json_option(verb: _Verb) -> _Verb:
 def resolved(ctx: click.Context, given: str | None) -> Path:
     """The trusted folder: `--dir` of the verb or before it, else RECONCILER_DIR, else the current folder. Absolute. Must exist."""
     path = Path(given or ctx.find_root().obj or os.environ.get("RECONCILER_DIR") or ".").absolute()
-    return existing(path)
-
-
-def existing(path: Path) -> Path:
-    """`path`, when it is a folder; else wrong usage."""
     if not path.is_dir():
         raise click.UsageError(f"{path} is not a folder; name the trusted folder with --dir DIR or RECONCILER_DIR")
     return path

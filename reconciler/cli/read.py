@@ -191,7 +191,7 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _print_object(row: ObjectRow) -> None:
     place = f" ({row.source + ':' if row.source else ''}{row.file}:{row.line})" if row.file else ""
     say(f"{row.kind}/{row.name}{place}")
-    for key, value in (("revision", row.revision), ("digest", row.digest)):
+    for key, value in (("revision", row.revision), ("digest", row.digest if row.kind == "Workflow" else "")):
         if value:
             say(f"  {key}: {value}")
     for each in conditions(row):
