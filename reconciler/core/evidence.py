@@ -204,6 +204,8 @@ def _fold_absence(draft: Draft, task_id: str, backends: Mapping[str, BackendView
     view = backends[draft.run.backend_of(draft.known[task_id])]
     if record.state not in LIVE or view.began_at is None or awaits_tasks(record, draft.known[task_id]):
         return
+    if not (view.reachable and view.complete):
+        return  # `began_at` is that of a look which cannot speak of absence
     if view.began_at < max(record.since, record.claimed_at, record.acknowledged_at):
         return  # that look began before our last change, and cannot speak of it
     if not record.absent_since:
