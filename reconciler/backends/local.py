@@ -15,13 +15,14 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from reconciler.backends.base import CancelRequest, Capacity, Check, Explanation, FileRange, FileRequest, JobRequest, QueueRow
 from reconciler.backends.files import Files, Question, Trouble, aside
 from reconciler.backends.marks import Claim, Owner, Process, Revoked
-from reconciler.backends.process import anybody_of, clean_environment, folders_below, spawn, this_machine
+from reconciler.backends.process import anybody_of, clean_environment, folders_below, keep_files, spawn, this_machine
 from reconciler.backends.script import Layout, identify_process, job_script, trouble
 from reconciler.backends.sight import Sight
 from reconciler.backends.spool import CANCEL, Spool
@@ -40,11 +41,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """`slots`: how many jobs at once, for people and as the snapshot's room; None: no opinion. Times in seconds, see watch.Pace."""
+    """`slots`: how many jobs at once, for people and as the snapshot's room; None: no opinion. The others: see watch.Pace."""
 
     slots: int | None = None
     grace_s: float = 10.0
     poll_s: float = 0.5
+    pidfds_max: int | None = None
     now: Callable[[], float] = utc_now
 
 
@@ -73,11 +75,13 @@ class LocalBackend:
         self._spool = Spool(spool)
         self._sight = Sight(self._spool, self._machine)
         self._files = Files(self._machine.home)
-        self._watch = Watch(self._spool, self._machine, changed, Pace(self._tuning.grace_s, self._tuning.poll_s, self._now))
+        pace = Pace(self._tuning.grace_s, self._tuning.poll_s, self._tuning.pidfds_max, self._now)
+        self._watch = Watch(self._spool, self._machine, changed, pace)
         self._strays: frozenset[str] | None = None  # jobs that lived and nobody expected; None: nobody has looked yet
 
     def own(self) -> None:
         """Take the spool. Raises NotOwner when it is another ledger's or a newer daemon's, OSError when it cannot be written."""
+        keep_files()
         self._spool.own(self._owner)
 
     def close(self) -> None:
@@ -140,10 +144,11 @@ class LocalBackend:
     async def clean(self, runs: Sequence[str]) -> None:
         """Remove the folders of runs that are over; none of their jobs will ever start again. One with a living job is left alone."""
         self._spool.check(self._owner)
-        living = {name.run for job in self._watch.facts if self._watch.lives(job) and (name := parse_job_name(job))}
+        root = f"{self._spool.root}/runs"
+        living = {folder.split("/")[-2] for folder in await aside(partial(folders_below, root))}
         for run in runs:
             if run not in living:
-                await aside(lambda run=run: self._spool.close(run))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+                await aside(partial(self._spool.close, run))
 
     def owner_there(self) -> Owner | None:
         """Who holds the spool now; None when nobody has ever, or nobody readable. Needs no ownership."""
@@ -198,7 +203,7 @@ class LocalBackend:
 
     async def _find_strays(self, expected: Mapping[str, Expected]) -> frozenset[str]:
         """Jobs of this instance that live and that nobody expects: of an older ledger, or a twin."""
-        folders = await aside(lambda: folders_below(f"{self._spool.root}/runs"))
+        folders = await aside(partial(folders_below, f"{self._spool.root}/runs"))
         jobs = {folder.rpartition("/")[2] for folder in folders}
         strays = {job for job in jobs - expected.keys() if parse_job_name(job) and self._spool.folder(job) in folders}
         await self._meet([Expected(job, "", 0.0) for job in strays])

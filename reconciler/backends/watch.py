@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 from collections.abc import Callable, Container
 from contextlib import suppress
@@ -27,10 +28,15 @@ _SETTLED = frozenset({JobState.ENDED, JobState.FENCED})
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """`grace_s` between TERM and KILL; `poll_s` between two looks at what cannot be watched; `now` is clock.utc_now."""
+    """`grace_s` between TERM and KILL; `poll_s` between two looks at what cannot be watched; `now` is clock.utc_now.
+
+    `pidfds_max`: how many jobs may each have a pidfd, the others are polled; None: half of the files that may be open, so that
+    the other half is left to the rest of the daemon.
+    """
 
     grace_s: float
     poll_s: float
+    pidfds_max: int | None
     now: Callable[[], float]
 
 
@@ -164,7 +170,10 @@ class Watch:
 
     def _follow(self, job: str, live: _Live) -> None:
         self._live[job] = live
-        if live.leader is not None:
+        most = self._pace.pidfds_max
+        if most is None:
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+        if live.leader is not None and len(self._live) <= most:
             live.leader.watch(partial(self._leader_ended, job))
         self._poll_later()
 

@@ -61,7 +61,7 @@ class Here(Far):
         for backend in self.opened:
             backend.close()
         for record in self.spool.glob("runs/*/*/start.0"):
-            words = record.read_text().split()
+            words = record.read_text(errors="replace").split()
             if words[:2] == ["start", "1"] and len(words) == 7 and (Path("/proc") / words[5]).exists():
                 environ = (Path("/proc") / words[5] / "environ").read_bytes()
                 if str(record.parent).encode() in environ:
