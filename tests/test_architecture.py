@@ -74,7 +74,7 @@ TOP_LEVEL = {
     "CONTRIBUTING.md",
 }  # fmt: skip
 #: Places of the workshop that this was written in; spelled in pieces, because this file is committed too.
-WORKPLACE = re.compile(r"(?<![\w.])/" + r"work/|/tmp" + r"/dev\b|(?<!\w)\.\./" + r"shared\b|\bshared" + r"/(?:design|reference|prototypes)")
+WORKPLACE = re.compile(r"/" + r"work/(?:main|shared|\.)|/tmp" + r"/dev\b|(?<!\w)\.\./" + r"shared\b|\bshared" + r"/(?:design|reference|prototypes)")
 
 
 @dataclass(frozen=True)
