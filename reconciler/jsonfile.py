@@ -27,9 +27,13 @@ from reconciler.yamltree import (
     whole_number,
 )
 
-_STRING = r'"(?:[^"\\]|\\.)*"'
-_BRACKET = re.compile(rf"{_STRING}|[\[\]{{}}]")
+#: The closing quote may be missing, and nothing is given back: an open quote costs one pass to the end, not one for each quote in it.
+_STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?'
+_BRACKET = re.compile(rf"{_STRING}|[\[\]{{}}]", re.DOTALL)
 _TOKEN = re.compile(rf"{_STRING}|[\[\]{{}}:,]|[^\s\[\]{{}}:,\"]+")
+
+#: Keys and values of one file: what bounds the time and memory for positions and checks (1 s). 15,000 tasks fit.
+VALUES_MAX = 250_000
 
 #: What the standard library says (its first words) -> what is wrong, what to do.
 _NO_JSON = "JSON takes no comments, no single quotes and no comma after the last entry"
@@ -61,7 +65,9 @@ def parse_json(text: bytes, file: str) -> Parsed:
     except json.JSONDecodeError as error:
         return Parsed((), Problem(file, error.lineno, error.colno, "", *_in_plain_words(error.msg)))
     walk = _Walk(decoded, lines, file)
-    walk.run()
+    if not walk.run():
+        message = f"the file has more than {VALUES_MAX:,} keys and values"
+        return Parsed((), Problem(file, 0, 0, "", message, "split it into several files"))
     return Parsed((ParsedDocument(data, walk.root, lines, tuple(walk.problems)),))
 
 
@@ -95,8 +101,9 @@ class _Walk:
     root: Spot = field(default_factory=lambda: Spot(0, 0, 0))
     problems: list[Problem] = field(default_factory=list)
 
-    def run(self) -> None:
-        """Fill `root` and `problems`."""
+    def run(self) -> bool:
+        """Fill `root` and `problems`; False when there are too many values."""
+        left = VALUES_MAX
         stack: list[Spot] = []
         key: tuple[str, int] | None = None
         tokens = _TOKEN.finditer(self.text)
@@ -107,6 +114,9 @@ class _Walk:
             if first in "]}":
                 stack.pop().end = token.end()
                 continue
+            left -= 1
+            if left < 0:
+                return False
             if stack and isinstance(stack[-1].children, dict) and key is None:
                 key = self._key(token, stack[-1].children), token.start()
                 continue
@@ -118,6 +128,7 @@ class _Walk:
                 stack.append(spot)
             else:
                 self._scalar(token[0], token.start())
+        return True
 
     def _attach(self, spot: Spot, stack: list[Spot], key: str) -> None:
         if not stack:

@@ -48,8 +48,8 @@ from reconciler.yamlwords import in_plain_words
 
 __all__ = ["DEPTH_MAX", "DOCUMENTS_MAX", "FILE_BYTES_MAX", "TOKENS_MAX", "Parsed", "ParsedDocument", "Plain", "dump", "parse"]
 
-#: Words and punctuation marks of one file. ruamel needs about 8 µs for each, so this is what bounds the time (1.2 s); 5,000 tasks fit.
-TOKENS_MAX = 150_000
+#: Words and punctuation marks of one file. ruamel needs about 8 µs for each, so this is what bounds the time (1 s); 4,000 tasks fit.
+TOKENS_MAX = 120_000
 
 _QUOTE_IT = "put it in quotes if it is meant as text"
 
@@ -63,7 +63,27 @@ class _LimitPassed(Exception):
 
 
 class _CountingScanner(Scanner):
-    """Stops after `TOKENS_MAX` tokens, wherever in the grammar they are (directives and end marks make no event)."""
+    """Stops after `TOKENS_MAX` tokens, wherever in the grammar they are (directives and end marks make no event).
+
+    The parser asks some six times whether the next token is of some type. Once a token is settled it stays so until it is taken,
+    so ruamel's search for it is done once a token: a quarter of the whole time.
+    """
+
+    _settled = -1
+
+    def check_token(self, *choices: type) -> bool:
+        self._settle()
+        return bool(self.tokens) and (not choices or isinstance(self.tokens[0], choices))
+
+    def peek_token(self) -> object:
+        self._settle()
+        return self.tokens[0] if self.tokens else None
+
+    def _settle(self) -> None:
+        if self._settled != self.tokens_taken:
+            while self.need_more_tokens():
+                self.fetch_more_tokens()
+            self._settled = self.tokens_taken
 
     def fetch_more_tokens(self) -> None:
         if self.tokens_taken + len(self.tokens) > TOKENS_MAX:
@@ -262,7 +282,7 @@ class _Composition:
         if _FLOAT.fullmatch(text):
             value = float(text) if len(text) <= _FLOAT_LENGTH_MAX else math.inf
             if math.isinf(value):
-                self._refuse("the number is too large", _QUOTE_IT)
+                self._refuse("the number is too large or too long", _QUOTE_IT)
             return value
         if _NO_NUMBER.fullmatch(text):
             self._refuse(f"{shortened(text)} is not accepted as a number", _QUOTE_IT)

@@ -14,7 +14,7 @@ from typing import TypeAlias, Union
 
 from reconciler.errors import Problem
 
-#: One file. A manifest is written by people; 1 MB is some 5,000 tasks.
+#: One file. A manifest is written by people; 1 MB is some 10,000 tasks.
 FILE_BYTES_MAX = 1_000_000
 #: One file, and by the same number one tree of files (checked by whoever adds the files up).
 DOCUMENTS_MAX = 10_000
@@ -168,7 +168,8 @@ def shortened(text: object) -> str:
 
 def whole_number(text: str, base: int = 10) -> int | None:
     """`text` as a number, or None when it does not fit 64 bits. Long ones are never converted: that takes quadratic time."""
-    if len(text.lstrip("+-0")) > (_INT_DIGITS_MAX if base == 10 else 24):
+    digits = text.lstrip("+-0")
+    if len(digits) > (_INT_DIGITS_MAX if base == 10 else 24):
         return None
-    value = int(text, base)
+    value = int(digits or "0", base) * (-1 if text.startswith("-") else 1)
     return value if -INT_MAX <= value <= INT_MAX else None

@@ -54,8 +54,8 @@ _BOUNDS: Mapping[str, str] = {
     "greater_than_equal": "is at least {ge}",
     "less_than": "is less than {lt}",
     "less_than_equal": "is at most {le}",
-    "too_short": "has at least {min_length} entries",
-    "too_long": "has at most {max_length} entries",
+    "too_short": "has at least {min_length:,} entries",
+    "too_long": "has at most {max_length:,} entries",
     "string_too_short": "has at least {min_length} characters",
     "string_too_long": "has at most {max_length:,} characters",
     "string_pattern_mismatch": "must match {pattern}",
@@ -111,6 +111,8 @@ def _spoken(model: type[BaseModel], path: tuple[str | int, ...], kind: str, erro
     if kind in _NEEDS:
         message, cure = _NEEDS[kind]
         return f"{name} {message}", cure
+    if kind in {"too_short", "too_long"} and isinstance(error["input"], str):  # what pydantic calls a text's length after a validator
+        kind = f"string_{kind}"
     if kind in _BOUNDS:
         return f"{name} {_BOUNDS[kind].format(**context)}", ""
     return f"{name} has a value that does not fit here", ""

@@ -27,6 +27,10 @@ from reconciler.yamltree import PROBLEMS_MAX, Parsed, ParsedDocument, Plain
 WORKFLOW = "Workflow"
 #: Files remembered by a Loader. Two sources at the limit of documents, one a file, fit.
 FILES_REMEMBERED = 20_000
+#: pydantic needs 1 KB and some microseconds for each error, so a hostile file must not be able to make half a million.
+_ERRORS_MAX = 50_000
+_LARGE_BYTES = 50_000
+_FIRST_ENTRIES = 1_000
 
 
 class BlobLike(Protocol):
@@ -70,7 +74,7 @@ class Document:
         return Problem(file, *parsed.at(_in_file(parsed, path)), f"{self.kind}/{self.name}", message, cure)
 
     def _parsed(self) -> ParsedDocument:
-        return _read(self._data, self.place.file).documents[self._index]
+        return _parse_again(self._data, self.place.file).documents[self._index]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +115,20 @@ def load_file(path: str, blob: BlobLike, *, source: str) -> Loaded:
 
     `.yaml` and `.yml` (in any case) are manifests, `.json` is a ScriptHut task-list file, anything else is refused.
     """
-    ending = path.rpartition(".")[2].lower()
+    ending = path.lower().rpartition(".")[2] if "." in path else ""
     if ending not in ("yaml", "yml", "json"):
         problem = Problem(_shown_file(source, path), 0, 0, "", "this file is neither YAML nor JSON", "leave it out of the Source's include")
         return Loaded(path, problems=(problem,), names_unknown=True)
-    reading = _Reading(path, source, blob.data, _read(blob.data, path))
+    reading = _Reading(path, source, blob.data, _parse(blob.data, path))
     return reading.task_list() if ending == "json" else reading.manifests()
 
 
-@lru_cache(maxsize=16)
-def _read(data: bytes, path: str) -> Parsed:
+def _parse(data: bytes, path: str) -> Parsed:
     return parse_json(data, path) if path.lower().endswith(".json") else parse(data, path)
+
+
+#: Positions are big and rarely asked for after loading, so a document keeps its bytes and finds them again.
+_parse_again = lru_cache(maxsize=2)(_parse)
 
 
 def _shown_file(source: str, path: str) -> str:
@@ -170,7 +177,7 @@ class _Reading:
         in_order = sorted(self.problems, key=lambda problem: (problem.line, problem.column))
         kept = [replace(problem, file=shown_file) for problem in in_order[:PROBLEMS_MAX]]
         if more > 0:
-            kept.append(Problem(shown_file, 0, 0, "", f"{more} more problems in this file"))
+            kept.append(Problem(shown_file, 0, 0, "", f"at least {more:,} more problems in this file"))
         return Loaded(self.path, tuple(self.documents), tuple(kept), frozenset(self.failed), self.unknown)
 
     def _manifest(self, index: int, document: ParsedDocument) -> None:
@@ -224,18 +231,34 @@ class _Reading:
             self.failed.add(identity)
 
     def _validated(self, document: ParsedDocument, model: type[Manifest] | type[TaskList], subject: str) -> Manifest | TaskList | None:
+        made: Manifest | TaskList | None = None
         try:
-            return model.model_validate(document.data)
+            if len(self.data) > _LARGE_BYTES:
+                model.model_validate(_cut(document.data))
+            made = model.model_validate(document.data)
         except ValidationError as error:
-            room = PROBLEMS_MAX - len(self.problems)
-            for path, about_key, message, cure in islice(complaints(model, error), max(0, room)):
-                self._tell(document, _in_file(document, path), about_key, subject, message, cure)
-            self.more += max(0, error.error_count() - max(0, room))
-        return None
+            self._tell_all(document, model, subject, error)
+        return made
+
+    def _tell_all(self, document: ParsedDocument, model: type[Manifest] | type[TaskList], subject: str, error: ValidationError) -> None:
+        count, room = error.error_count(), max(0, PROBLEMS_MAX - len(self.problems))
+        if count > _ERRORS_MAX:
+            self._tell(document, (), False, subject, f"{count:,} fields are not valid, too many to look at", "check the first few")
+            return
+        for path, about_key, message, cure in islice(complaints(model, error), room):
+            self._tell(document, _in_file(document, path), about_key, subject, message, cure)
+        self.more += max(0, count - room)
 
     def _tell(self, document: ParsedDocument, path: Sequence[str | int], about_key: bool, subject: str, message: str, cure: str) -> None:
         at = document.key_at(path) if about_key else document.at(path)
         self.problems.append(Problem(self.path, *at, subject, message, cure))
+
+
+def _cut(data: Plain) -> Plain:
+    """`data` with every list cut to its first entries: what is wrong in them is told without looking at all the others."""
+    if isinstance(data, dict):
+        return {key: _cut(value) for key, value in data.items()}
+    return [_cut(entry) for entry in data[:_FIRST_ENTRIES]] if isinstance(data, list) else data
 
 
 def _identity(data: Plain) -> tuple[str, str] | None:
