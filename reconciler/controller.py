@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ParamSpec, Protocol, TypeVar
 
 import structlog
@@ -23,6 +23,7 @@ from reconciler.backends.base import CancelRequest, FileRequest, JobRequest
 from reconciler.clock import monotonic, utc_now
 from reconciler.core.actions import Cancel, Fetch, Forget, Submit
 from reconciler.core.desired import BackendSpec, Run, Suspend
+from reconciler.core.draft import NEVER
 from reconciler.core.names import RUN_ID_LENGTH
 from reconciler.core.observed import BackendView, Generated, JobFact, News, Receipt
 from reconciler.core.plan import after_restart, new_record, plan, remember
@@ -96,7 +97,6 @@ class Controller:
         self._decisions = Decisions()
         self._undecided = True
         self._woken = asyncio.Event()
-        self._stopping = False
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
         self._workshop = Workshop(self.wake)
         self._broken: dict[str, float] = {}  # run -> when it may be planned again
@@ -119,6 +119,13 @@ class Controller:
         self._next_desired = desired
         self.wake()
 
+    async def prune(self, keep_runs_s: float, keep_events_s: float) -> list[str]:
+        """Forget what ended longer ago than that; returns the ids of those runs. Identities and outcomes stay."""
+        forgotten: list[str] = []
+        while some := await self._in_ledger(self._parts.ledger.prune, utc_now(), keep_runs_s / 86400.0, keep_events_s / 86400.0):
+            forgotten += some
+        return forgotten
+
     def look_at_once(self) -> None:
         """Look at every backend now (SIGHUP)."""
         for outlook in self.outlooks.values():
@@ -135,17 +142,6 @@ class Controller:
         self._fleet.runs[run.id] = LiveRun(run, record)
         self.heads.setdefault(run.workflow, {})[run.id] = head_of(run, record)
 
-    async def run(self) -> None:
-        """Go on until `stop` is called. Jobs are left running."""
-        while not self._stopping:
-            await self.cycle()
-            await self._pause()
-
-    def stop(self) -> None:
-        """End after the cycle under way."""
-        self._stopping = True
-        self.wake()
-
     async def close(self) -> None:
         """Stop looking, wait for a save under way. Safe to call twice."""
         await asyncio.gather(*(outlook.close() for outlook in self.outlooks.values()))
@@ -161,6 +157,25 @@ class Controller:
         """What was decided last about which runs are owed."""
         return self._decisions
 
+    def idle(self, now: float) -> bool:
+        """Nothing can move without a person, a later clock time or a system that cannot be reached. Back-off before a retry counts as
+        moving: whoever asked for the retry wants its outcome."""
+        if self._next_desired is not None or self._desired is None or self._undecided or self._decisions.create or self._workshop.busy:
+            return False
+        if not all(outlook.tried for outlook in self.outlooks.values()):
+            return False
+        views = {name: outlook.view(now) for name, outlook in self.outlooks.items()}
+        return not any(self._moves(live, views) for live in self._fleet)
+
+    def _moves(self, live: LiveRun, views: Mapping[str, BackendView]) -> bool:
+        reachable = {name for name, view in views.items() if view.reachable}
+        if reachable.intersection(live.record.live):
+            return True
+        if live.run.id in self._suspended or live.run.id in self._broken:
+            return False
+        takes = {name for name in reachable if views[name].accepts}
+        return any(at < NEVER and live.run.backend_of(live.record.known[task_id]) in takes for task_id, at in live.record.ready.items())
+
     def suspended(self, run: Run) -> str:
         """"" when `run` may send jobs; else what suspends it, in words."""
         return self._suspended.get(run.id, "")
@@ -173,6 +188,8 @@ class Controller:
         self._woken.clear()
         self.cycles += 1
         await self._take_desired()
+        if lost := next((outlook.lost for outlook in self.outlooks.values() if outlook.lost), None):
+            raise lost
         now = utc_now()
         if self.unwritable and now < self._save_again_at:
             return
@@ -193,7 +210,7 @@ class Controller:
         if elapsed_s > SLOW_CYCLE_S:
             log.warning(EventName.LOOP_SLOW, seconds=round(elapsed_s, 2), runs=len(self._fleet.runs))
 
-    async def _pause(self) -> None:
+    async def pause(self) -> None:
         """Until something wakes us, or the next thing is due."""
         saves = self._save_again_at if self.unwritable else None
         dues = [at for at in (self._decisions.wake_at, self._suspended_until, saves) if at is not None]
@@ -245,9 +262,12 @@ class Controller:
             if desired.is_gone("Workflow", live.run.workflow, live.run.place.source)
         }
         context = Context(self._parts.instance, desired.limits, desired.requests, gone, desired.gates)
-        allowed = {name: revision for name, revision in desired.workflows.items() if not self._parts.held(name)}
+        revisions = {
+            name: replace(revision, suspend=Suspend(held)) if (held := self._parts.held(name)) else revision
+            for name, revision in desired.workflows.items()
+        }
         heads = {name: tuple(each.values()) for name, each in self.heads.items()}
-        self._decisions = owed(allowed, heads, context, now)
+        self._decisions = owed(revisions, heads, context, now)
         self._undecided = False
         self._suspended = {}
         ends = [spec.suspend.until for spec in desired.backends.values() if spec.suspend and spec.suspend.holds(now)]

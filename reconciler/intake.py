@@ -98,7 +98,6 @@ class Intake:
         feed.task = asyncio.ensure_future(self._look_on_change(feed))
 
     async def _look_on_change(self, feed: Feed) -> None:
-        await self._look(feed)
         async for _ in feed.source.changes():
             await self._look(feed)
 

@@ -20,7 +20,7 @@ def job_request(run: Run, task: Task, attempt: int, login_shell: bool) -> JobReq
         task=task.id,
         command=task.command,
         working_dir=task.working_dir,
-        env=(*task.env, *run.parameters, *_seed(run, task, attempt, job)),
+        env=(*_seed(run, task, attempt, job), *task.env),
         init=task.init,
         resources=task.resources,
         output_file=task.output_file,
@@ -31,7 +31,7 @@ def job_request(run: Run, task: Task, attempt: int, login_shell: bool) -> JobReq
 
 
 def _seed(run: Run, task: Task, attempt: int, job: str) -> tuple[tuple[str, str], ...]:
-    """The protected variables, last, so that nothing of the user's can replace them. Names as in ScriptHut, and ours beyond them."""
+    """The protected variables, first, so that rules may use them; no rule can set them. Names as in ScriptHut, and ours beyond them."""
     return (
         ("SCRIPTHUT_BACKEND", run.backend_of(task)),
         ("SCRIPTHUT_WORKFLOW", run.workflow),

@@ -19,7 +19,7 @@ from reconciler.backends.base import Backend, CancelRequest, FileRange, FileRequ
 from reconciler.clock import monotonic, utc_now
 from reconciler.core.desired import BackendSpec
 from reconciler.core.observed import Answer, BackendView, Expected, JobFact, Receipt, Snapshot
-from reconciler.errors import NotOwner, Unreachable
+from reconciler.errors import NotOwner, StateLost, Unreachable
 from reconciler.log import EventName
 
 log = structlog.get_logger(__name__)
@@ -45,7 +45,17 @@ class Fetched:
 class Outlook:
     """What we see of one backend. `wake` is called whenever something new is here."""
 
-    def __init__(self, spec: BackendSpec, backend: Backend, poll_interval_s: float, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        spec: BackendSpec,
+        backend: Backend,
+        poll_interval_s: float,
+        wake: Callable[[], None],
+        take: Callable[[], None] | None = None,
+    ) -> None:
+        """`take` makes the far side ours, on a thread, before the first look; it may raise what a look raises, and StateLost."""
+        self._take = take
+        self.lost: StateLost | None = None  # found while taking it: the daemon must stop
         self.spec = spec
         self.backend = backend
         self.poll_interval_s = poll_interval_s
@@ -190,7 +200,13 @@ class Outlook:
         asked = dict(self.expected)
         try:
             async with asyncio.timeout(LOOK_TIMEOUT_S):
+                if self._take is not None:
+                    await asyncio.to_thread(self._take)
+                    self._take = None
                 snapshot = await self.backend.look(asked)
+        except StateLost as error:
+            self.lost = error
+            self._fail(str(error), EventName.STATE_LOST)
         except NotOwner as error:
             self._fail(str(error), EventName.BACKEND_NOT_OWNED)
             self.unowned = True
@@ -218,12 +234,12 @@ class Outlook:
     async def _send(self, jobs: Sequence[JobRequest]) -> None:
         receipts = await self._receipts("submit", [job.job for job in jobs], self.backend.submit(jobs))
         self._in_flight.difference_update(job.job for job in jobs)
-        self._take(receipts)
+        self._receive(receipts)
 
     async def _end(self, jobs: Sequence[CancelRequest]) -> None:
-        self._take(await self._receipts("cancel", [job.job for job in jobs], self.backend.cancel(jobs)))
+        self._receive(await self._receipts("cancel", [job.job for job in jobs], self.backend.cancel(jobs)))
 
-    def _take(self, receipts: Sequence[Receipt]) -> None:
+    def _receive(self, receipts: Sequence[Receipt]) -> None:
         self.receipts.extend(receipts)
         if any(receipt.answer is not Answer.FENCED for receipt in receipts):
             self.look_soon()

@@ -40,6 +40,11 @@ class Workshop:
         self._read: dict[str, tuple[int, Generated]] = {}  # by job: how many tasks its run had when the file was judged
         self._fetched: dict[str, Fetched] = {}  # by job: to judge again should the run have grown meanwhile
 
+    @property
+    def busy(self) -> bool:
+        """Something is in the making, or was judged and not saved yet."""
+        return bool(self._tasks or self._read)
+
     def run(self, debt: Owed, desired: Desired, now: float) -> Run | None:
         """The run that is owed, its environment resolved; None when it is not ready yet. Raises what went wrong in making it."""
         if debt.run_id in self._made:

@@ -32,6 +32,11 @@ _RUN = "SELECT body, canonical, phase, begun, cancelled, dropped, stalled, ended
 _HEAD = (
     "SELECT id, workflow, digest, occasion, phase, begun, ended_at IS NOT NULL, created_at, cancelled, dropped, backends FROM runs WHERE "
 )
+#: Runs that a Run document asked for are few, and each satisfies its document for ever, whatever digest it had.
+_OF_WORKFLOW = (
+    "id IN (SELECT id FROM runs WHERE workflow = ? AND ended_at IS NULL UNION SELECT id FROM runs WHERE workflow = ? AND digest = ?"
+    " UNION SELECT id FROM runs WHERE workflow = ? AND occasion LIKE 'run:%')"
+)
 _ROW = (
     "SELECT id, workflow, source, digest, occasion, phase, begun, created_at, ended_at, cancelled, dropped, stalled, core_hours,"
     " pruned_at IS NOT NULL, coalesce(counts, (SELECT json_group_object(state, n) FROM"
@@ -76,6 +81,11 @@ def heads(db: sqlite3.Connection, where: str, *parameters: str) -> tuple[RunHead
             RunHead(run, workflow, digest, occasion, Phase(phase), bool(begun), bool(ended), created_at, cancelled, dropped, names)
         )
     return tuple(found)
+
+
+def heads_of(db: sqlite3.Connection, workflow: str, digest: str | None) -> tuple[RunHead, ...]:
+    """What core/trigger.py must know of one workflow; see `Ledger.heads`."""
+    return heads(db, _OF_WORKFLOW, workflow, workflow, digest or "", workflow)
 
 
 def objects(db: sqlite3.Connection, where: str = "", *parameters: str) -> Iterator[ObjectRow]:
@@ -133,6 +143,11 @@ class LedgerReader:
     def live(self) -> list[RunRow]:
         """Every run that has not ended, oldest first."""
         return self._rows("WHERE ended_at IS NULL ORDER BY created_at, rowid")
+
+    def heads(self, workflow: str, digest: str | None) -> tuple[RunHead, ...]:
+        """As `Ledger.heads`."""
+        with believed(self._path):
+            return heads_of(self._db, workflow, digest)
 
     def run(self, prefix: str) -> RunRow | None:
         """The run with this id, or the only one whose id starts so; None when there is none. Raises LedgerError when there are several."""

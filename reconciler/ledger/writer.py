@@ -61,9 +61,6 @@ _UPDATE_TASK = f"UPDATE tasks SET {', '.join(f'{column} = ?' for column in RECOR
 _UPDATE_RUN = """UPDATE runs SET phase = ?, begun = max(begun, ?), cancelled = CASE cancelled WHEN '' THEN ? ELSE cancelled END,
     dropped = CASE dropped WHEN '' THEN ? ELSE dropped END, stalled = ?, ended_at = coalesce(ended_at, ?), core_hours = ?
     WHERE id = ? AND (ended_at IS NULL OR phase = ?)"""
-_OF_WORKFLOW = (
-    "id IN (SELECT id FROM runs WHERE workflow = ? AND ended_at IS NULL UNION SELECT id FROM runs WHERE workflow = ? AND digest = ?)"
-)
 _INSERT_EVENT = "INSERT INTO events (at, name, run, task, message, object) VALUES (?, ?, ?, ?, ?, ?)"
 _UPSERT_OBJECT = "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
@@ -132,11 +129,11 @@ class Ledger:
             return list(read.stored_runs(self._db, "ended_at IS NULL ORDER BY created_at, rowid"))
 
     def heads(self, workflow: str, digest: str | None) -> tuple[RunHead, ...]:
-        """All live runs of the workflow, and all its runs of `digest` (None: none of those), oldest first."""
+        """Of a workflow: all live runs, all of `digest` (None: none of those), and all that a Run document asked for, oldest first."""
         if digest is not None:
             self._name(workflow, digest)
         with believed(self._path):
-            return read.heads(self._db, _OF_WORKFLOW, workflow, workflow, digest or "")
+            return read.heads_of(self._db, workflow, digest)
 
     def objects(self) -> list[ObjectRow]:
         """Every object as it was last accepted, by kind and name."""

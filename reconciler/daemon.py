@@ -1,0 +1,350 @@
+"""The composition root: settings -> objects -> the loop; signals; what systemd wants to hear. The only module that names concrete
+backends and sources.
+
+    serve(folder, once)             the daemon, or one pass of it; returns the exit code
+    preview(folder)                 what a daemon would do now, doing nothing (the verb `plan`)
+    inspector_of(settings, name)    a backend for people, without a daemon
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from reconciler import __version__
+from reconciler.backends.base import Inspector
+from reconciler.backends.local import LocalBackend
+from reconciler.backends.marks import Owner
+from reconciler.clock import utc_now
+from reconciler.config import Settings, settings_from
+from reconciler.controller import Controller, Parts
+from reconciler.core.desired import BackendSpec, Place
+from reconciler.core.trigger import Context, Decisions, owed
+from reconciler.errors import LedgerError, ReconcilerError, SettingsError, StateLost
+from reconciler.intake import Intake
+from reconciler.ledger import Ledger, LedgerReader, check_traces
+from reconciler.ledger.traces import Owner as SpoolOwner
+from reconciler.log import EventName, configure
+from reconciler.manifest.assemble import Desired, LastGood, Site
+from reconciler.manifest.load import Loader
+from reconciler.manifest.origin import SourceSpec
+from reconciler.outlook import Outlook
+from reconciler.report import Report
+from reconciler.sources.base import Blob, Source
+from reconciler.sources.folder import FolderSource
+from reconciler.sources.watch import Watcher
+from reconciler.status import StatusWriter, view_of
+
+log = structlog.get_logger(__name__)
+
+#: What is read of the trusted folder. Hidden files and folders are left out.
+TRUSTED_INCLUDE = ("**/*.yaml", "**/*.yml", "*.yaml", "*.yml")
+EXIT_OK, EXIT_TROUBLE, EXIT_SETTINGS = 0, 1, 2
+#: How often it is looked for runs whose retention has passed.
+HOUSEKEEPING_S = 3600.0
+
+
+def settings_of(folder: Path) -> Settings:
+    """The Settings of a trusted folder. Raises SettingsError. Reads only files that name the kind, because reading YAML is slow."""
+    loader = Loader()
+    found = []
+    for where, folders, names in os.walk(folder):
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        for path in (Path(where, each) for each in sorted(names) if each.lower().endswith((".yaml", ".yml")) and not each.startswith(".")):
+            if b"Settings" in (data := path.read_bytes()):
+                found.append(loader.load(path.relative_to(folder).as_posix(), Blob(str(path), data), source=""))
+    return settings_from(found, folder)
+
+
+def serve(folder: Path, once: bool = False) -> int:
+    """Run the daemon on a trusted folder until it is told to stop; with `once`, until nothing can move by itself.
+
+    Exit codes: 0 stopped, or with `once` all ended well; 1 a run failed, something is stalled, or the ledger cannot be used;
+    2 the Settings are unusable.
+    """
+    try:
+        settings = settings_of(folder)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return EXIT_SETTINGS
+    configure(_log_format(settings), settings.log_level, sys.stderr)
+    _raise_file_limit()
+    try:
+        return asyncio.run(Daemon(settings).run(once))
+    except LedgerError as error:
+        event = EventName.STATE_LOST if isinstance(error, StateLost) else EventName.DAEMON_STOPPED
+        log.error(event, reason=str(error))
+        return EXIT_TROUBLE
+
+
+def _log_format(settings: Settings) -> Literal["json", "console"]:
+    if settings.log_format == "auto":
+        return "console" if sys.stderr.isatty() else "json"
+    return "json" if settings.log_format == "json" else "console"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where things of this machine are made. `watcher` is one for the whole process."""
+
+    settings: Settings
+    watcher: Watcher
+
+    def trusted(self) -> Source:
+        """The operator's own folder."""
+        return FolderSource("trusted folder", self.settings.folder, TRUSTED_INCLUDE, self.settings.excluded, self.watcher)
+
+    def source(self, spec: SourceSpec) -> Source:
+        """A Source, from its document. Raises SourceRefused for one that can never be looked at."""
+        if not spec.is_git:
+            return FolderSource(spec.name, Path(spec.path).expanduser(), spec.include, self.settings.excluded, self.watcher)
+        from reconciler.sources.git import GitSource, GitSpec
+
+        where = GitSpec(
+            url=spec.url,
+            branch=spec.branch,
+            tag=spec.tag,
+            commit=spec.commit,
+            deploy_key=_path(spec.deploy_key),
+            known_hosts=_path(spec.known_hosts),
+            interval_s=spec.interval_s or self.settings.source_interval_s,
+            timeout_s=spec.timeout_s,
+        )
+        return GitSource(spec.name, where, spec.include, self.settings.state_dir / "sources", self.watcher)
+
+    def backend(self, spec: BackendSpec, owner: Owner, changed: Callable[[], None]) -> LocalBackend:
+        """A backend, from its document. Other types than local are refused by their model."""
+        return LocalBackend(spec.name, self.spool(spec), owner, changed)
+
+    def spool(self, spec: BackendSpec) -> Path:
+        """The folder of this instance on a backend."""
+        chosen = str(spec.options.get("spool", ""))
+        return (Path(chosen).expanduser() if chosen else self.settings.spool / spec.name) / self.settings.instance
+
+    @property
+    def site(self) -> Site:
+        """What documents are judged by."""
+        return Site(os.cpu_count() or 1, tuple(str(path) for path in self.settings.excluded))
+
+
+def _path(text: str) -> Path | None:
+    return Path(text).expanduser() if text else None
+
+
+class Daemon:
+    """One daemon on one trusted folder."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._places = Places(settings, Watcher())
+        self._stopping = False
+
+    async def run(self, once: bool) -> int:
+        """Serve until SIGTERM or SIGINT; with `once` until nothing moves. Jobs are left running. Raises LedgerError."""
+        settings = self._settings
+        ledger = await asyncio.to_thread(Ledger.open, settings.state_dir, settings.instance)
+        try:
+            await asyncio.to_thread(self._check_traces, ledger)
+            return await self._serve(ledger, once)
+        finally:
+            await asyncio.to_thread(ledger.close)
+            self._places.watcher.close()
+            log.info(EventName.DAEMON_STOPPED, instance=settings.instance)
+
+    def _check_traces(self, ledger: Ledger) -> None:
+        files = sorted((self._settings.status_dir / "run").glob("*.yaml"))
+        check_traces(ledger.identity, (), [str(path) for path in files] if ledger.fresh else ())
+
+    async def _serve(self, ledger: Ledger, once: bool) -> int:
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        reader = LedgerReader(settings.state_dir)
+        writer = StatusWriter(
+            settings.status_dir,
+            settings.instance,
+            interval_s=settings.status_interval_s,
+            rebuild=lambda run: view_of(stored) if (stored := reader.stored(run)) else None,
+        )
+        rows = await asyncio.to_thread(ledger.objects)
+
+        def poke(delay_s: float) -> None:
+            loop.call_later(delay_s, controller.wake)
+
+        report = Report(writer, rows, poke)
+        recovered = _Recovered(ledger)
+        controller = Controller(Parts(settings.instance, ledger, report, self._outlook_maker(ledger), recovered.held))
+
+        def deliver(desired: Desired) -> None:
+            report.directed(desired)
+            controller.direct(desired)
+
+        intake = Intake(self._places.trusted(), self._places.site, self._places.source, deliver)
+        report.feeds = intake.feeds
+        intake.remember({(row.kind, row.name): LastGood(row.kind, row.name, row.source, row.file, None) for row in rows})
+        await controller.load()
+        self._on_signals(controller, intake)
+        log.info(EventName.DAEMON_STARTED, instance=settings.instance, version=__version__, pid=os.getpid(), folder=str(settings.folder))
+        _notify_systemd("READY=1")
+        intake.start()
+        keeper = asyncio.ensure_future(self._keep_house(controller))
+        try:
+            while not self._stopping:
+                await controller.cycle()
+                if once and intake.settled and controller.idle(utc_now()):
+                    break
+                await controller.pause()
+        finally:
+            _notify_systemd("STOPPING=1")
+            keeper.cancel()
+            await intake.close()
+            await controller.close()
+            await asyncio.to_thread(writer.close)
+            reader.close()
+        if not once:
+            return EXIT_OK
+        trouble = report.trouble()
+        for line in trouble:
+            print(line, file=sys.stderr)
+        return EXIT_TROUBLE if trouble else EXIT_OK
+
+    def _outlook_maker(self, ledger: Ledger) -> Callable[[BackendSpec, Callable[[], None]], Outlook]:
+        places, interval_s = self._places, self._settings.poll_interval_s
+
+        def make(spec: BackendSpec, wake: Callable[[], None]) -> Outlook:
+            def changed() -> None:
+                outlook.look_soon()
+
+            backend = places.backend(spec, Owner(ledger.id, ledger.epoch), changed)
+
+            def take() -> None:
+                if held := backend.owner_there():
+                    where = f"backend {spec.name} ({places.spool(spec)}/owner)"
+                    check_traces(ledger.identity, [SpoolOwner(where, held.ledger_id, held.epoch)])
+                backend.own()
+
+            outlook = Outlook(spec, backend, interval_s, wake, take)
+            return outlook
+
+        return make
+
+    def _on_signals(self, controller: Controller, intake: Intake) -> None:
+        loop = asyncio.get_running_loop()
+
+        def stop(name: str) -> None:
+            log.info(EventName.DAEMON_STOPPING, signal=name)
+            self._stopping = True
+            controller.wake()
+
+        def look() -> None:
+            log.info(EventName.LOOK_ASKED)
+            intake.look_soon()
+            controller.look_at_once()
+
+        loop.add_signal_handler(signal.SIGTERM, stop, "SIGTERM")
+        loop.add_signal_handler(signal.SIGINT, stop, "SIGINT")
+        loop.add_signal_handler(signal.SIGHUP, look)
+
+    async def _keep_house(self, controller: Controller) -> None:
+        """Once an hour, forget what its retention no longer keeps: first in the ledger, then on the backends."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            try:
+                runs = await controller.prune(self._settings.retention_runs_s, self._settings.retention_events_s)
+                for outlook in controller.outlooks.values():
+                    if runs and isinstance(outlook.backend, LocalBackend):
+                        await outlook.backend.clean(runs)
+            except ReconcilerError as error:
+                log.warning(EventName.OBJECT_FAILED, kind="Settings", name=self._settings.instance, verb="retention", reason=str(error))
+
+
+class _Recovered:
+    """After a recovery every workflow is suspended until a person resumes it."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._since = ledger.recovered_at()
+        self._released = ledger.released()
+
+    def held(self, workflow: str) -> str:
+        """Why nothing of a workflow may start; "" when it may."""
+        if self._since is None or workflow in self._released or "*" in self._released:
+            return ""
+        return f"the ledger was rebuilt by `reconciler recover`; look at what it will not run again, then `reconciler resume {workflow}`"
+
+
+def inspector_of(settings: Settings, name: str) -> Inspector:
+    """A backend of these settings, for people: it owns nothing and changes nothing. Raises ReconcilerError when there is none."""
+    places = Places(settings, Watcher())
+    try:
+        desired = asyncio.run(_look_once(places))
+    finally:
+        places.watcher.close()
+    spec = desired.backends.get(name) or BackendSpec(name, "local", Place("", "", 0), 1, 1.0)
+    return places.backend(spec, Owner("", 0), lambda: None)
+
+
+async def _look_once(places: Places, sources: bool = False, deadline_s: float = 120.0) -> Desired:
+    """The desired state as it is now; with `sources`, after each has been looked at once."""
+    delivered: list[Desired] = []
+    intake = Intake(places.trusted(), places.site, places.source, delivered.append)
+    intake.start()
+    try:
+        async with asyncio.timeout(deadline_s):
+            while not delivered or (sources and not intake.settled):
+                await asyncio.sleep(0.01)
+                if intake.feeds[""].refused or intake.feeds[""].unreachable:
+                    raise ReconcilerError(intake.feeds[""].refused or intake.feeds[""].unreachable)
+    finally:
+        await intake.close()
+    return delivered[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a daemon would do now: the desired state, and what is owed on top of what the ledger knows."""
+
+    desired: Desired
+    decisions: Decisions
+
+
+def preview(settings: Settings) -> Preview:
+    """What would be created, cancelled and held back by a daemon that started now. Changes nothing; fetches into a scratch folder."""
+    places = Places(settings, Watcher())
+    try:
+        desired = asyncio.run(_look_once(places, sources=True))
+    finally:
+        places.watcher.close()
+    with LedgerReader(settings.state_dir) as reader:
+        heads = {name: reader.heads(name, revision.digest) for name, revision in desired.workflows.items()}
+        live = {each.workflow: stored.run for each in reader.live() if (stored := reader.stored(each.id))}
+        heads.update({name: reader.heads(name, None) for name in live if name not in heads})
+    gone = {name: run.on_delete for name, run in live.items() if desired.is_gone("Workflow", name, run.place.source)}
+    context = Context(settings.instance, desired.limits, desired.requests, gone, desired.gates)
+    return Preview(desired, owed(desired.workflows, heads, context, utc_now()))
+
+
+def _raise_file_limit() -> None:
+    """Each local job is watched by a file descriptor; the usual soft limit of 1,024 is for programs that use select."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # a system that forbids it: more jobs than descriptors are polled instead
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else max(soft, 65536), hard))
+
+
+def _notify_systemd(message: str) -> None:
+    """Tell systemd, when it wants to hear (man sd_notify): one datagram to the socket it names."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:  # nobody to tell is no error
+        notify.connect("\0" + address[1:] if address.startswith("@") else address)
+        notify.sendall(message.encode())
