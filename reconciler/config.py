@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from reconciler.core.desired import Place
 from reconciler.core.env import Layer
@@ -19,10 +20,12 @@ from reconciler.core.trigger import Limits
 from reconciler.errors import Problem, SettingsError
 from reconciler.manifest import schema
 from reconciler.manifest.environment import layer_of
-from reconciler.manifest.load import Document, Loaded
+from reconciler.manifest.load import Document, Loaded, load_file
 from reconciler.manifest.origin import DeleteGuard, guard_of, limits_of
 
 INIT = "`reconciler init` writes one"
+#: What a status file has and a manifest must not have.
+_STATUS = re.compile(rb"^status:", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,35 @@ class Settings:
     def spool(self) -> Path:
         """Where local backends keep scripts and records of jobs, when their document says nothing else."""
         return self.state_dir / "spool"
+
+
+def read_settings(folder: Path) -> Settings:
+    """The Settings of a trusted folder, from disk. Raises SettingsError as `settings_from` does."""
+    loaded = [load_file(path.relative_to(folder).as_posix(), _Read(str(path), data), source="") for path, data in settings_files(folder)]
+    return settings_from(loaded, folder)
+
+
+def settings_files(folder: Path) -> Iterable[tuple[Path, bytes]]:
+    """The files of a trusted folder that may hold its Settings, and their bytes, in sorted order.
+
+    Hidden files and folders are left out, as everywhere; so are files that do not name the kind, because reading YAML is slow, and status
+    files, because which folder they are in is not known before the Settings are.
+    """
+    for where, folders, names in os.walk(folder):
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        for name in sorted(names):
+            if name.lower().endswith((".yaml", ".yml")) and not name.startswith("."):
+                path = Path(where, name)
+                data = path.read_bytes()
+                if b"Settings" in data and not _STATUS.search(data):
+                    yield path, data
+
+
+class _Read(NamedTuple):
+    """A file as load_file takes it. `id` is no content's id: it is not remembered."""
+
+    id: str
+    data: bytes
 
 
 def settings_from(loaded: Iterable[Loaded], folder: Path) -> Settings:

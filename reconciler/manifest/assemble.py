@@ -14,7 +14,7 @@ a document that moved to another file is the same object; a tree that removes to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -282,14 +282,18 @@ class _Assembly:
             guard = guard_of(spec.limits, default)
             approved = spec.approve and spec.approve in {tree.commit, tree.revision}
             if too_many_gone({*map("/".join, before)}, {*map("/".join, kept)}, guard.share, guard.least) and not approved:
-                self.guarded.add(name)
-                at = tree.commit or tree.revision
-                message = f"{at} removes {len(before - after)} of {len(before)} objects; nothing was removed"
-                where = spec.place
-                problem = Problem(
-                    where.file, where.line, 1, f"Source/{name}", message, f"write approve: {at} in Source {name} if that is meant"
-                )
-                self._stall(("Source", name), problem)
+                self._hold_back(spec, tree, before, len(before - after))
+
+    def _hold_back(self, spec: SourceSpec, tree: SourceView, before: Collection[Key], removed: int) -> None:
+        """Remove nothing of a source, and let nothing new in: or what comes in would outweigh what goes the next time."""
+        self.guarded.add(spec.name)
+        at = tree.commit or tree.revision
+        message = f"{at} removes {removed} of {len(before)} objects; nothing was removed, and what is new waits"
+        cure = f"if that is meant, write approve: {at} in Source {spec.name}"
+        self._stall(("Source", spec.name), Problem(spec.place.file, spec.place.line, 1, f"Source/{spec.name}", message, cure))
+        for key in [key for key, found in self.documents.items() if key not in before and any(each.view is tree for each in found)]:
+            for each in self.documents.pop(key):
+                self._stall(key, each.document.problem((), f"waits for the approval of {at} of Source {spec.name}", cure))
 
     def _workflow(self, found: _Found, origin: Origin, choice: Choice, around: Surroundings) -> Resolution[DeclaredRevision]:
         document = found.document

@@ -40,11 +40,11 @@ def generated_tasks(text: bytes, file: str, run: Run, parent: Task, desired: Des
     Needs are looked up in all tasks of the run and the new ones; relative working folders begin at the parent's. The
     environment is resolved as for the run's own tasks: backend, server, workflow, this file, task. Never raises.
     """
+    if not text.strip():
+        return _refused(file, ("it is empty",))
     parsed = parse_json(text, file)
     if parsed.problems:
         return _refused(file, (f"line {each.line}: {each.message}" for each in parsed.problems))
-    if not parsed.documents:
-        return _refused(file, ("it is empty",))
     try:
         written = GeneratedTasks.model_validate(parsed.documents[0].data)
     except ValidationError as error:
