@@ -27,7 +27,7 @@ from reconciler.backends.base import Inspector
 from reconciler.backends.local import LocalBackend
 from reconciler.backends.marks import Owner
 from reconciler.clock import utc_now
-from reconciler.config import Settings, settings_from
+from reconciler.config import Settings, read_settings
 from reconciler.controller import Controller, Parts
 from reconciler.core.desired import BackendSpec, Place
 from reconciler.core.trigger import Context, Decisions, owed
@@ -37,11 +37,10 @@ from reconciler.ledger import Ledger, LedgerReader, check_traces
 from reconciler.ledger.traces import Owner as SpoolOwner
 from reconciler.log import EventName, configure
 from reconciler.manifest.assemble import Desired, LastGood, Site
-from reconciler.manifest.load import Loader
 from reconciler.manifest.origin import SourceSpec
 from reconciler.outlook import Outlook
 from reconciler.report import Report
-from reconciler.sources.base import Blob, Source
+from reconciler.sources.base import Source
 from reconciler.sources.folder import FolderSource
 from reconciler.sources.watch import Watcher
 from reconciler.status import StatusWriter, view_of
@@ -55,18 +54,6 @@ EXIT_OK, EXIT_TROUBLE, EXIT_SETTINGS = 0, 1, 2
 HOUSEKEEPING_S = 3600.0
 
 
-def settings_of(folder: Path) -> Settings:
-    """The Settings of a trusted folder. Raises SettingsError. Reads only files that name the kind, because reading YAML is slow."""
-    loader = Loader()
-    found = []
-    for where, folders, names in os.walk(folder):
-        folders[:] = sorted(each for each in folders if not each.startswith("."))
-        for path in (Path(where, each) for each in sorted(names) if each.lower().endswith((".yaml", ".yml")) and not each.startswith(".")):
-            if b"Settings" in (data := path.read_bytes()):
-                found.append(loader.load(path.relative_to(folder).as_posix(), Blob(str(path), data), source=""))
-    return settings_from(found, folder)
-
-
 def serve(folder: Path, once: bool = False) -> int:
     """Run the daemon on a trusted folder until it is told to stop; with `once`, until nothing can move by itself.
 
@@ -74,7 +61,7 @@ def serve(folder: Path, once: bool = False) -> int:
     2 the Settings are unusable.
     """
     try:
-        settings = settings_of(folder)
+        settings = read_settings(folder)
     except SettingsError as error:
         print(error, file=sys.stderr)
         return EXIT_SETTINGS

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _Verb = TypeVar("_Verb", bound=Callable[..., Any])
 #: What the Settings' state_dir is when they do not say: relative to the file that they are in.
 _STATE_DIR = ".state"
+_STATUS = re.compile(rb"^status:", re.MULTILINE)
 _META = "reconciler.cli.folder"
 _SETTINGS = re.compile(rb"^kind:[ \t]*[\"']?Settings\b", re.MULTILINE)
 
@@ -31,14 +32,9 @@ class Trusted:
     @cached_property
     def settings(self) -> Settings:
         """Raises SettingsError when they are unusable."""
-        from reconciler.config import settings_from
-        from reconciler.manifest.load import load_file
-        from reconciler.sources.base import Blob
+        from reconciler.config import read_settings
 
-        # only files that name the kind: reading YAML is slow
-        texts = [(path, data) for path in manifest_files(self.path) if b"Settings" in (data := path.read_bytes())]
-        loaded = [load_file(path.relative_to(self.path).as_posix(), Blob(str(path), data), source="") for path, data in texts]
-        return settings_from(loaded, self.path)
+        return read_settings(self.path)
 
     @cached_property
     def state_dir(self) -> Path:
@@ -54,7 +50,8 @@ class Trusted:
 
     def _default_state_dir(self) -> Path | None:
         """The default, when there is exactly one file with Settings and it surely does not name another folder; else None."""
-        holding = [(path, text) for path in manifest_files(self.path) if _SETTINGS.search(text := path.read_bytes())]
+        texts = ((path, path.read_bytes()) for path in manifest_files(self.path))
+        holding = [(path, text) for path, text in texts if _SETTINGS.search(text) and not _STATUS.search(text)]
         if len(holding) != 1:
             return None
         path, text = holding[0]
