@@ -47,6 +47,8 @@ from reconciler.status import StatusWriter, view_of
 
 log = structlog.get_logger(__name__)
 
+#: As whom a spool is read by a verb: owns nothing, and everything that would change something refuses it.
+NOBODY = Owner("nobody", 0)
 #: What is read of the trusted folder. Hidden files and folders are left out.
 TRUSTED_INCLUDE = ("**/*.yaml", "**/*.yml", "*.yaml", "*.yml")
 EXIT_OK, EXIT_TROUBLE, EXIT_SETTINGS = 0, 1, 2
@@ -277,7 +279,7 @@ def inspector_of(settings: Settings, name: str) -> Inspector:
     finally:
         places.watcher.close()
     spec = desired.backends.get(name) or BackendSpec(name, "local", Place("", "", 0), 1, 1.0)
-    return places.backend(spec, Owner("", 0), lambda: None)
+    return places.backend(spec, NOBODY, lambda: None)
 
 
 async def _look_once(places: Places, sources: bool = False, deadline_s: float = 120.0) -> Desired:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,13 @@ _STATE_DIR = ".state"
 _STATUS = re.compile(rb"^status:", re.MULTILINE)
 _META = "reconciler.cli.folder"
 _SETTINGS = re.compile(rb"^kind:[ \t]*[\"']?Settings\b", re.MULTILINE)
+
+
+def quiet_logs() -> None:
+    """For verbs that use the daemon's parts: only what went wrong is logged, on standard error."""
+    from reconciler.log import configure
+
+    configure("console", "error", sys.stderr)
 
 
 class Trusted:

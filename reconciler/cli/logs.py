@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reconciler.cli.folder import Trusted, folder_option, json_option
+from reconciler.cli.folder import Trusted, folder_option, json_option, quiet_logs
 from reconciler.cli.lookup import find_stored, find_task
 from reconciler.cli.output import print_json
 from reconciler.core.names import job_name
@@ -61,6 +61,8 @@ def logs(
     if follow and as_json:
         raise click.UsageError("--follow prints as it comes; leave --json out")
     from reconciler.daemon import inspector_of
+
+    quiet_logs()
 
     with trusted.reader() as reader:
         stored = find_stored(reader, run)

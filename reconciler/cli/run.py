@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from reconciler.cli import complain
-from reconciler.cli.folder import Trusted, folder_argument, json_option
+from reconciler.cli.folder import Trusted, folder_argument, json_option, quiet_logs
 from reconciler.cli.output import print_json, say
 from reconciler.errors import ReconcilerError
 
@@ -40,6 +40,8 @@ def plan(as_json: bool, trusted: Trusted) -> int:
     Exit codes: 0 nothing would happen, 1 something would, 2 error (a manifest is not valid, or the Settings are unusable).
     """
     from reconciler.daemon import preview
+
+    quiet_logs()
 
     try:
         found = preview(trusted.settings)
