@@ -164,7 +164,7 @@ def _inserted(body: str, parent: Spot, key: str, value: object) -> str:
     indent = " " * (children[0].key - _line_start(body, children[0].key))
     end = parent.end
     for child in children:
-        if not child.flow or _line_start(body, child.end) != _line_start(body, child.key):
+        if _line_start(body, child.end) != _line_start(body, child.key):
             break
         end = child.end
     line_break = _line_break_of(body)

@@ -90,7 +90,8 @@ def _key(key: str) -> str:
 
 
 def _json(value: object) -> str:
-    return _BARE.sub(_escape, json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain))
+    text = _ENCODER.encode(value)
+    return text if text.isascii() and "\x7f" not in text else _BARE.sub(_escape, text)
 
 
 def _plain(value: object) -> object:
@@ -98,6 +99,10 @@ def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} cannot be written as YAML")
+
+
+#: Made once: json.dumps makes a new one for every call that differs from its defaults.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain)
 
 
 def _escape(found: re.Match[str]) -> str:

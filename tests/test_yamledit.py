@@ -135,6 +135,25 @@ def test_values_of_every_form_can_be_set(text: str, path: tuple[str, ...], expec
 
 
 @pytest.mark.parametrize(
+    ("text", "path", "expected"),
+    [
+        ("a: 1\nb: 2", ("b",), "a: 1"),
+        ("a: 1\r\nb:\r\n- 2", ("b",), "a: 1"),
+        ("a: 1\nb: 2\n", ("b",), "a: 1\n"),
+        ("a: 1\nb: |+\n  x\n\n", ("b",), "a: 1\n"),
+        ("a: |+\n  x\n\nb: 1\n", ("a",), "b: 1\n"),
+        ("a: {b: 1}\n", ("a", "b"), "a: {}\n"),
+        ("a: {b: 1, c: 2 }\n", ("a", "c"), "a: {b: 1 }\n"),
+        ("a:\n  b: 1  # c\nd: 1\n", ("a", "b"), "a: {}\nd: 1\n"),
+        ("a: 1\n", ("b", "c"), "a: 1\n"),
+    ],
+)
+def test_fields_of_every_form_can_be_removed(text: str, path: tuple[str, ...], expected: str) -> None:
+    """Whatever a field looks like, its lines go, and the end of the file stays as it was: with a line break or without."""
+    assert remove_field(text, 0, path) == expected
+
+
+@pytest.mark.parametrize(
     ("text", "which", "path", "message"),
     [
         ("a: [\n", 0, ("a",), "never closed"),

@@ -63,13 +63,9 @@ _BOUNDS: Mapping[str, str] = {
 
 
 def complaints(model: type[BaseModel], error: ValidationError) -> Iterator[Complaint]:
-    """What is wrong, in pydantic's order, one for each place."""
-    seen: set[tuple[str | int, ...]] = set()
+    """What is wrong, in pydantic's order. (Our models have no unions of several types, of which pydantic would tell each member.)"""
     for one in error.errors(include_url=False):
         path = tuple(step for step in one["loc"] if step != _KEY_MARK)
-        if path in seen:  # a value that fits no member of a union is told once
-            continue
-        seen.add(path)
         about_key = one["type"] == "extra_forbidden" or one["loc"][-1:] == (_KEY_MARK,)
         yield (path, about_key, *_spoken(model, path, one["type"], one))
 
