@@ -2,7 +2,8 @@
 backends and sources.
 
     serve(folder, once)             the daemon, or one pass of it; returns the exit code
-    preview(folder)                 what a daemon would do now, doing nothing (the verb `plan`)
+    preview(settings)               what a daemon would do now, doing nothing (the verb `plan`)
+    survey(settings)                what the manifests say, offline (the verb `validate`)
     inspector_of(settings, name)    a backend for people, without a daemon
 """
 
@@ -15,7 +16,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,7 +32,7 @@ from reconciler.config import Settings, read_settings
 from reconciler.controller import Controller, Parts
 from reconciler.core.desired import BackendSpec, Place
 from reconciler.core.trigger import Context, Decisions, owed
-from reconciler.errors import LedgerError, ReconcilerError, SettingsError, StateLost
+from reconciler.errors import LedgerError, ReconcilerError, SettingsError, SourceRefused, StateLost
 from reconciler.intake import Intake
 from reconciler.ledger import Ledger, LedgerReader, check_traces
 from reconciler.ledger.traces import Owner as SpoolOwner
@@ -52,6 +53,8 @@ NOBODY = Owner("nobody", 0)
 #: What is read of the trusted folder. Hidden files and folders are left out.
 TRUSTED_INCLUDE = ("**/*.yaml", "**/*.yml", "*.yaml", "*.yml")
 EXIT_OK, EXIT_TROUBLE, EXIT_SETTINGS = 0, 1, 2
+#: How long a verb waits for every source to answer once. Seconds; a git fetch gives up by itself after 60.
+LOOK_DEADLINE_S = 120.0
 #: How often it is looked for runs whose retention has passed.
 HOUSEKEEPING_S = 3600.0
 
@@ -275,17 +278,42 @@ def inspector_of(settings: Settings, name: str) -> Inspector:
     """A backend of these settings, for people: it owns nothing and changes nothing. Raises ReconcilerError when there is none."""
     places = Places(settings, Watcher())
     try:
-        desired = asyncio.run(_look_once(places))
+        desired = asyncio.run(_look_once(places, places.source)).desired
     finally:
         places.watcher.close()
     spec = desired.backends.get(name) or BackendSpec(name, "local", Place("", "", 0), 1, 1.0)
     return places.backend(spec, NOBODY, lambda: None)
 
 
-async def _look_once(places: Places, sources: bool = False, deadline_s: float = 120.0) -> Desired:
-    """The desired state as it is now; with `sources`, after each has been looked at once."""
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the manifests say now. `unread`: why a source could not be read, by its name."""
+
+    desired: Desired
+    unread: Mapping[str, str]
+
+
+def survey(settings: Settings) -> Survey:
+    """What the trusted folder says, and the sources with a `path:`. Asks no other machine. Raises ReconcilerError."""
+    places = Places(settings, Watcher())
+
+    def near(spec: SourceSpec) -> Source:
+        if spec.is_git:
+            raise SourceRefused("a git source is not asked offline")
+        return places.source(spec)
+
+    try:
+        return asyncio.run(_look_once(places, near, sources=True))
+    finally:
+        places.watcher.close()
+
+
+async def _look_once(
+    places: Places, make_source: Callable[[SourceSpec], Source], sources: bool = False, deadline_s: float = LOOK_DEADLINE_S
+) -> Survey:
+    """The desired state as it is now; with `sources`, after each has been looked at once. Raises ReconcilerError."""
     delivered: list[Desired] = []
-    intake = Intake(places.trusted(), places.site, places.source, delivered.append)
+    intake = Intake(places.trusted(), places.site, make_source, delivered.append)
     intake.start()
     try:
         async with asyncio.timeout(deadline_s):
@@ -293,9 +321,13 @@ async def _look_once(places: Places, sources: bool = False, deadline_s: float = 
                 await asyncio.sleep(0.01)
                 if intake.feeds[""].refused or intake.feeds[""].unreachable:
                     raise ReconcilerError(intake.feeds[""].refused or intake.feeds[""].unreachable)
+    except TimeoutError as error:
+        slow = [name or "(trusted folder)" for name, feed in intake.feeds.items() if not feed.tried]
+        raise ReconcilerError(f"no answer within {deadline_s:.0f} s from {', '.join(slow) or 'the manifests'}") from error
     finally:
         await intake.close()
-    return delivered[-1]
+    unread = {name: feed.refused or feed.unreachable for name, feed in intake.feeds.items()}
+    return Survey(delivered[-1], {name: words for name, words in unread.items() if words})
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,22 +336,24 @@ class Preview:
 
     desired: Desired
     decisions: Decisions
+    unread: Mapping[str, str]  # why a source could not be read, by its name: the plan says nothing of it
 
 
 def preview(settings: Settings) -> Preview:
     """What would be created, cancelled and held back by a daemon that started now. Changes nothing; fetches into a scratch folder."""
     places = Places(settings, Watcher())
     try:
-        desired = asyncio.run(_look_once(places, sources=True))
+        seen = asyncio.run(_look_once(places, places.source, sources=True))
     finally:
         places.watcher.close()
+    desired = seen.desired
     with LedgerReader(settings.state_dir) as reader:
         heads = {name: reader.heads(name, revision.digest) for name, revision in desired.workflows.items()}
         live = {each.workflow: stored.run for each in reader.live() if (stored := reader.stored(each.id))}
         heads.update({name: reader.heads(name, None) for name in live if name not in heads})
     gone = {name: run.on_delete for name, run in live.items() if desired.is_gone("Workflow", name, run.place.source)}
     context = Context(settings.instance, desired.limits, desired.requests, gone, desired.gates)
-    return Preview(desired, owed(desired.workflows, heads, context, utc_now()))
+    return Preview(desired, owed(desired.workflows, heads, context, utc_now()), seen.unread)
 
 
 def _raise_file_limit() -> None:

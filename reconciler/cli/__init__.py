@@ -24,8 +24,8 @@ from typing import cast
 import click
 
 from reconciler import __version__
-from reconciler.errors import ReconcilerError, SettingsError
-from reconciler.printable import escape, redact_text
+from reconciler.cli.output import complain
+from reconciler.errors import ManifestError, ReconcilerError, SettingsError
 
 #: Verb -> the module that has it, in the order of the help.
 VERBS = {
@@ -89,15 +89,11 @@ def run_verb(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 130
     except ReconcilerError as error:
-        return complain(error)
+        complain(str(error) if isinstance(error, ManifestError) else f"reconciler: {error}")
+        return 2 if isinstance(error, SettingsError) else 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains again when it flushes
         return 141
     return code if isinstance(code, int) else 0
 
 
-def complain(error: ReconcilerError) -> int:
-    """Say on standard error what is wrong; the exit code that belongs to it."""
-    text = escape(redact_text(str(error)), keep="\n")
-    click.echo(text if isinstance(error, SettingsError) else f"reconciler: {text}", err=True)
-    return 2 if isinstance(error, SettingsError) else 1

@@ -23,6 +23,11 @@ def say(text: str = "") -> None:
     click.echo(escape(redact_text(text), keep="\n"))
 
 
+def complain(text: str) -> None:
+    """As `say`, on standard error."""
+    click.echo(escape(redact_text(text), keep="\n"), err=True)
+
+
 def print_json(value: object, indent: int | None = 2) -> None:
     """`value` as JSON; `indent` None: on one line. Only ASCII, so control characters stay escaped."""
     click.echo(json.dumps(value, indent=indent))

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reconciler.cli import complain
 from reconciler.cli.folder import Trusted, folder_argument, json_option, quiet_logs
-from reconciler.cli.output import print_json, say
+from reconciler.cli.output import complain, print_json, say
 from reconciler.errors import ReconcilerError
 
 if TYPE_CHECKING:
@@ -37,7 +36,8 @@ def run(once: bool, trusted: Trusted) -> int:
 def plan(as_json: bool, trusted: Trusted) -> int:
     """What a daemon on DIR would create, cancel and hold back now, and why. Asks every source; changes nothing.
 
-    Exit codes: 0 nothing would happen, 1 something would, 2 error (a manifest is not valid, or the Settings are unusable).
+    Exit codes: 0 nothing would happen, 1 something would, 2 error (a manifest is not valid, a source could not be read, or the Settings are
+    unusable).
     """
     from reconciler.daemon import preview
 
@@ -46,14 +46,14 @@ def plan(as_json: bool, trusted: Trusted) -> int:
     try:
         found = preview(trusted.settings)
     except ReconcilerError as error:
-        complain(error)
+        complain(str(error))
         return 2
     if as_json:
         print_json(_json(found))
     else:
         _print(found)
     decisions = found.decisions
-    if found.desired.problems:
+    if _errors(found):
         return 2
     return 1 if decisions.create or decisions.drop or decisions.cancel or decisions.held else 0
 
@@ -67,9 +67,14 @@ def _why(owed: Owed) -> str:
     return f"no run of {owed.revision.digest[:19]}{token} exists"
 
 
+def _errors(found: Preview) -> list[str]:
+    unread = [f"source {name} could not be read, so nothing is said of it: {words}" for name, words in sorted(found.unread.items())]
+    return [str(problem) for problem in found.desired.problems] + unread
+
+
 def _print(found: Preview) -> None:
-    for problem in found.desired.problems:
-        click.echo(str(problem), err=True)
+    for line in _errors(found):
+        complain(line)
     decisions = found.decisions
     for owed in decisions.create:
         count = len(owed.revision.tasks)
@@ -110,5 +115,5 @@ def _json(found: Preview) -> dict[str, object]:
         "drop": [{"run": run_id, "why": reason} for run_id, reason in decisions.drop],
         "held": [held._asdict() for held in decisions.held],
         "waiting": [waiting._asdict() for waiting in decisions.waiting],
-        "problems": [str(problem) for problem in found.desired.problems],
+        "problems": _errors(found),
     }
