@@ -15,7 +15,7 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn, Self
@@ -234,9 +234,39 @@ class Ledger:
             candidate = run_id(self.instance, "Workflow", workflow, digest, "", predecessors)
             if candidate not in self._nameless:
                 continue
-            with self._transaction(Batch()) as db:
+            # while it cannot be written nothing can be made either; the next question asks again
+            with suppress(LedgerUnwritable), self._transaction(Batch()) as db:
                 db.execute("UPDATE runs SET workflow = ?, digest = ? WHERE id = ? AND workflow = ''", (workflow, digest, candidate))
-            self._nameless.discard(candidate)
+                self._nameless.discard(candidate)
+
+
+def write_whole(path: Path, mine: Identity, batches: Iterable[Batch], recovered_at: float) -> None:
+    """Write a new ledger file, durably, for recovery.py to put in place. What was there under that name is replaced.
+
+    Raises LedgerUnwritable; then there is no such file.
+    """
+    _discard(path)
+    _create_file(path)
+    try:
+        with translated(path), closing(connected(path)) as db:
+            _migrate(db, path, mine.instance)
+            db.execute("BEGIN IMMEDIATE")
+            meta = {"ledger": mine.id, "epoch": str(mine.epoch), "recovered_at": repr(recovered_at)}
+            db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", meta.items())
+            for batch in batches:
+                _write(db, batch)
+            db.execute("COMMIT")
+    except BaseException:
+        _discard(path)
+        raise
+
+
+def _discard(path: Path) -> None:
+    try:
+        for suffix in ("", "-journal", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    except OSError as error:
+        raise LedgerUnwritable(f"{path} is in the way and cannot be removed: {error.strerror}") from error
 
 
 def _create_file(path: Path) -> None:
