@@ -15,7 +15,7 @@ from reconciler.core.desired import Run
 from reconciler.core.names import job_name, parse_job_name
 from reconciler.core.observed import BackendView, Expected, Generated, JobFact, News, Receipt, Snapshot
 from reconciler.core.plan import Plan, after_restart, new_record, remember
-from reconciler.core.record import LIVE, RunRecord, TaskRecord
+from reconciler.core.record import FINAL, LIVE, RunRecord, TaskRecord, TaskState
 from reconciler.core.room import Demand, share
 from reconciler.errors import NotOwner, Unreachable
 from tests.sim.promises import Promises
@@ -103,6 +103,7 @@ class Controller:
         self.habits = Habits()
         self.rng = random.Random(0)
         self.say: Callable[[str], None] = lambda text: None
+        self.read: Callable[[Snapshot], Snapshot] = lambda snapshot: snapshot  # a wrong controller reads more into it
         self.faults = True
         self.now = 0.0
         self.flights: list[Flight] = []
@@ -160,9 +161,9 @@ class Controller:
             if self.now >= self.look_due.get(name, 0.0):
                 self.look_due[name] = self.now + self.habits.poll_s
                 slow = self.chance(cluster.nature.slow_look)
-                answers_at = self.now + (self.rng.uniform(0, cluster.nature.slow_look_s_max) if slow else 0.0)
+                answers_at = self.now + (self.rng.uniform(0, cluster.nature.slow_look_s_max) if slow else cluster.nature.steady_look_s)
                 looking = Looking(name, self.now, answers_at, self._expected(name), None)
-                if self.rng.random() < 0.5:
+                if cluster.nature.steady_look_s or self.rng.random() < 0.5:
                     looking.answer = self._ask(looking)
                 self.looks.append(looking)
         for looking in [each for each in self.looks if each.answers_at <= self.now or not self.faults]:
@@ -185,6 +186,7 @@ class Controller:
         if not isinstance(answer, Snapshot):
             self.problem[name] = str(answer)
             return
+        answer = self.read(answer)
         self.problem[name] = ""
         self.newest[name] = answer
         known = self.seen[name]
@@ -237,6 +239,7 @@ class Controller:
         for run_id, plan in plans.items():
             self._may_crash("before save")
             if self.habits.acts_before_saving:
+                self.promises.know(_grown(self.runs[run_id], plan))
                 self._act(plan)
                 self._may_crash("after acting, before saving")
                 self._save(run_id, plan)
@@ -349,11 +352,15 @@ class Controller:
         for action in plan.actions:
             self._may_crash(f"before {action}")
             if isinstance(action, Submit):
-                self.promises.check_submit(self.runs[action.run], self.disk.runs[action.run].tasks, action)
+                saved = plan.record.tasks if self.habits.acts_before_saving else self.disk.runs[action.run].tasks
+                self.promises.check_submit(self.runs[action.run], saved, action)
+            if self.chance(self.clusters[action.backend].nature.lost_action):
+                self.say(f"{action} gets lost on its way")
+                continue
             cluster = self.clusters[action.backend]
             slow = self.chance(cluster.nature.slow_action)
             arrives_at = self.now + (self.rng.choice((5.0, 20.0, 100.0)) if slow else 0.0)
-            replies_at = arrives_at + (self.rng.choice((0.0, 10.0, 60.0)) if slow else 0.0)
+            replies_at = arrives_at + (self.rng.choice((0.0, 20.0, 60.0)) if slow else 0.0)
             flight = Flight(action, self.disk.epoch, arrives_at, replies_at, self.chance(cluster.nature.lost_receipt))
             self.flights.append(flight)
             if not slow:
@@ -412,13 +419,12 @@ class Controller:
     # ---- for the end
 
     def unfinished(self) -> list[str]:
-        """Runs that neither ended nor say that only a person can move them on."""
+        """Tasks that should have ended. In a run that says that only a person can move it on, others may wait."""
         return [
             f"{run} {task}: {each}"
             for run, record in self.records.items()
-            if not record.ended and not record.stalled
             for task, each in record.tasks.items()
-            if each.state.value not in ("succeeded", "failed", "cancelled", "skipped", "lost")
+            if each.state not in FINAL and not (record.stalled and each.state is TaskState.WAITING)
         ]
 
 

@@ -97,6 +97,9 @@ class Promises:
             elif before not in cluster.spool.revoked:
                 claim = cluster.spool.claims.get(before)
                 hold(1, claim in (None, Claim.REFUSED), f"{job} is sent although {before} was sent and neither ended nor revoked")
+        vain = [job_name(parts.run, parts.task, attempt) for attempt in range(1, parts.attempt)]
+        vain = [name for name in vain if name in cluster.spool.revoked and name not in cluster.spool.winner]
+        hold(10, self.rewound or len(vain) < LOSSES_MAX, f"{job} is sent after {len(vain)} submissions that never started")
         self._check_room(cluster, job)
 
     def _check_second(self, cluster: Cluster, first: Job, second: str) -> None:
@@ -282,7 +285,8 @@ class Promises:
     def _check_lost(self, cluster: Cluster, job: str, what: str) -> None:
         winner, left, nature = cluster.spool.winner.get(job), cluster.spool.exits.get(job), cluster.nature
         hold(6, winner is not None or job in cluster.spool.revoked, f"{what}, and {job} neither started nor was revoked")
-        clear = nature.hiccup_at == NEVER and not nature.slow_look and not nature.incomplete
+        hold(6, job not in cluster.spool.cut, f"{what}, and {job} was in the queue when its start was revoked")
+        clear = nature.hiccup_at == NEVER and not nature.slow_look and not nature.steady_look_s
         if winner is not None and left is not None and clear and not winner.hidden:
             delay = left.visible_at - winner.left_at
             hold(6, delay >= 0.9 * nature.grace_s, f"{what}, and its exit record was on its way ({delay:.0f} s)")

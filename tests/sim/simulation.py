@@ -7,10 +7,11 @@ must end, or say that only a person can move it on.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from reconciler.core.actions import Cancel, Fetch, Submit
+from reconciler.core.observed import Snapshot
 from reconciler.core.plan import plan as correct
 from reconciler.core.record import TaskState
 from tests.sim.controller import Controller, Crash, Disk, Habits, Planner
@@ -19,6 +20,8 @@ from tests.sim.story import BackendStory, RunStory, draw_backends, draw_runs
 from tests.sim.world import Cluster, draw_character
 
 FAULTY_STEPS = 70
+#: Ten losses with their back-off take so long.
+FAULTY_STEPS_HOPELESS = 250
 CALM_STEPS = 400
 GRACES = (20.0, 40.0, 60.0)
 
@@ -33,12 +36,23 @@ class Outcome:
     works: int
     states: dict[TaskState, int]
     losses: int
+    stalled: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is put into a world: a planner, and the habits and eyes of the controller around it. The default is the correct one."""
+
+    planner: Planner = correct
+    habits: Mapping[str, bool] = field(default_factory=dict)  # override those drawn from the seed
+    read: Callable[[Snapshot], Snapshot] = lambda snapshot: snapshot
+    plan_twice: bool = True  # also compare plans with each other, not only with the truth
 
 
 class Simulation:
     """A world, the daemon in it, and sometimes a second daemon that should not be there."""
 
-    def __init__(self, seed: int, planner: Planner, say: Callable[[str], None], **habits: bool) -> None:
+    def __init__(self, seed: int, subject: Subject, say: Callable[[str], None]) -> None:
         self.rng = random.Random(seed)
         self.say = say
         grace = self.rng.choice(GRACES)
@@ -48,31 +62,32 @@ class Simulation:
             name: Cluster(name, random.Random(self.rng.random()), draw_character(self.rng, grace), say) for name in self.backends
         }
         self.promises = Promises(self.clusters, {name: each.spec.max_concurrent for name, each in self.backends.items()})
-        self.promises.twice = self.rng.choice((2, 3))
+        self.promises.twice = self.rng.choice((2, 3)) if subject.plan_twice else 0
         for story in self.stories:
             self.promises.know(story.run)
-        self.daemon = self._daemon("ledger", planner, self.promises)
+        self.daemon = self._daemon("ledger", subject, self.promises)
         for cluster in self.clusters.values():
             cluster.watch = self.promises.check_start
             cluster.check_owner("ledger", 1)  # whoever comes second is the second
-        self.daemon.habits = replace(self._draw_habits(), **habits)
+        self.daemon.habits = replace(self._draw_habits(), **subject.habits)
         self.promises.pending = self._is_pending
         self.restore_at = self.rng.uniform(100, 700) if self.rng.random() < 0.25 else float("inf")
-        self.other = self._draw_other(planner)
+        self.other = self._draw_other(subject)
         self.old: list[Disk] = []
         self.crashes = 0
         self.steps = 0
 
-    def _draw_other(self, planner: Planner) -> Controller | None:
+    def _draw_other(self, subject: Subject) -> Controller | None:
         """A second daemon with the same instance and another ledger: it may plan what it likes, and must do nothing."""
-        if self.rng.random() >= 0.15:
+        if self.rng.random() > 0.15:
             return None
         promises = Promises(self.clusters, self.promises.limits)
         promises.rewound = True
-        return self._daemon("another ledger", planner, promises)
+        return self._daemon("another ledger", subject, promises)
 
-    def _daemon(self, ledger: str, planner: Planner, promises: Promises) -> Controller:
-        daemon = Controller(Disk(ledger), self.clusters, self.backends, promises, planner)
+    def _daemon(self, ledger: str, subject: Subject, promises: Promises) -> Controller:
+        daemon = Controller(Disk(ledger), self.clusters, self.backends, promises, subject.planner)
+        daemon.read = subject.read
         daemon.rng, daemon.say = random.Random(self.rng.random()), self.say
         return daemon
 
@@ -96,16 +111,18 @@ class Simulation:
     def run(self) -> Outcome:
         """Live through it."""
         now = 0.0
-        for step in range(FAULTY_STEPS + CALM_STEPS):
+        hopeless = any(cluster.nature.lost_submit > 0.9 for cluster in self.clusters.values())
+        faulty = FAULTY_STEPS_HOPELESS if hopeless else FAULTY_STEPS
+        for step in range(faulty + CALM_STEPS):
             self.steps = step
-            if step == FAULTY_STEPS:
+            if step == faulty:
                 self._calm(now)
             now += self.rng.uniform(1, 15)
             for cluster in self.clusters.values():
                 cluster.tick(now)
             self._meddle(now)
             self._turn(self.daemon, now)
-            if step > FAULTY_STEPS and self._is_over(now):
+            if step > faulty and self._is_over(now):
                 return self._outcome()
         hold(9, False, f"faults stopped long ago, and these did not end: {self.daemon.unfinished()}")
         raise AssertionError
@@ -166,10 +183,11 @@ class Simulation:
         for cluster in self.clusters.values():
             for name, times in cluster.accepted.items():
                 hold(2, times == 1, f"the scheduler of {cluster.name} took {name} {times} times")
+        stalled = sum(bool(record.stalled) for record in self.daemon.records.values())
         works = sum(len(job.works) for cluster in self.clusters.values() for jobs in cluster.jobs.values() for job in jobs)
-        return Outcome(self.steps, self.crashes, self.promises.rewound, works, states, losses)
+        return Outcome(self.steps, self.crashes, self.promises.rewound, works, states, losses, stalled)
 
 
-def simulate(seed: int, planner: Planner = correct, say: Callable[[str], None] = lambda text: None, **habits: bool) -> Outcome:
-    """Live through the world of `seed`. `habits` override those drawn. Raises PromiseBroken."""
-    return Simulation(seed, planner, say, **habits).run()
+def simulate(seed: int, subject: Subject = Subject(), say: Callable[[str], None] = lambda text: None) -> Outcome:  # noqa: B008  # frozen
+    """Live through the world of `seed`. Raises PromiseBroken."""
+    return Simulation(seed, subject, say).run()

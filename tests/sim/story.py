@@ -86,7 +86,7 @@ def _draw_run(rng: random.Random, number: int, backends: list[str]) -> RunStory:
             max_concurrent=rng.choice((None, None, 1, 2)),
         ),
         appears_at=rng.choice((0.0, 0.0, rng.uniform(0, 300))),
-        cancel_at=rng.uniform(10, 700) if rng.random() < 0.25 else NEVER,
+        cancel_at=rng.uniform(10, 500) if rng.random() < 0.3 else NEVER,
         drop_at=rng.uniform(10, 700) if rng.random() < 0.1 else NEVER,
         suspended=_span(rng, 0.2),
     )
@@ -106,7 +106,7 @@ def _draw_tasks(rng: random.Random, prefix: str, count: int, known: tuple[str, .
                 command="work",
                 needs=tuple(need for need in before if rng.random() < 0.4),
                 backend=rng.choice(("", *backends)),
-                generates_source="tasks.json" if prefix == "t" and rng.random() < 0.15 else "",
+                generates_source="tasks.json" if prefix == "t" and rng.random() < 0.25 else "",
                 when=rng.choice((When.SUCCESS, When.SUCCESS, When.SUCCESS, When.ALWAYS, When.FAILURE)),
                 allow_failure=rng.random() < 0.15,
                 retry=rng.choice(RETRIES),

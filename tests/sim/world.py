@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from zlib import crc32
 
 from reconciler.core.desired import Cause
 from reconciler.core.names import parse_job_name
@@ -18,6 +19,8 @@ from reconciler.errors import NotOwner, Unreachable
 
 NEVER = float("inf")
 SIGNAL_EXIT = 143
+#: The share of clusters that swallow nearly every submission, and do so for long.
+HOPELESS = 0.03
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Character:
     transient: float = 0.0
     lost_receipt: float = 0.0
     slow_action: float = 0.0
+    lost_action: float = 0.0
     double: float = 0.0
     vanish: float = 0.0
     ghost: float = 0.0
@@ -40,15 +44,19 @@ class Character:
     preempt: float = 0.0
     restart: float = 0.0
     unreachable: float = 0.0
+    outage: float = 0.0  # the same for a while
     incomplete: float = 0.0
+    partial: float = 0.0  # a part of the system is down for a while
     slow_look: float = 0.0
     slow_look_s_max: float = 0.0
+    steady_look_s: float = 0.0  # how long every look takes
     unknown: float = 0.0
     hiccup_at: float = NEVER
     hiccup_s: float = 0.0
     nfs_s_max: float = 0.0
     memory_s: float = 0.0  # how long the scheduler remembers a job that ended
     fail: float = 0.0
+    pick: float = 0.5  # how soon the scheduler starts what waits
     grace_s: float = 0.0  # what the core waits; only for promises.py
 
 
@@ -58,15 +66,17 @@ def draw_character(rng: random.Random, grace: float) -> Character:
     def maybe(chance: float, share: float = 0.5) -> float:
         return rng.uniform(0.2, 1.0) * chance if rng.random() < share else 0.0
 
+    hopeless = rng.random() < HOPELESS
     return Character(
-        lost_submit=maybe(0.25), late_submit=maybe(0.3), late_s_max=rng.choice((20.0, grace, 4 * grace, 12 * grace)),
-        refuse=maybe(0.05, 0.3), limit=maybe(0.2), transient=maybe(0.2), lost_receipt=maybe(0.3), slow_action=maybe(0.3),
+        lost_submit=0.99 if hopeless else maybe(0.25), late_submit=maybe(0.3), late_s_max=rng.choice((20.0, grace, 4 * grace, 12 * grace)),
+        refuse=maybe(0.05, 0.3), limit=maybe(0.2), transient=maybe(0.2), lost_receipt=maybe(0.3), slow_action=maybe(0.5), lost_action=maybe(0.1),
         double=maybe(0.2, 0.3), vanish=maybe(0.05), ghost=maybe(0.04, 0.3), requeue=maybe(0.1, 0.4), scancel=maybe(0.02, 0.4),
         preempt=maybe(0.05, 0.4), restart=maybe(0.04, 0.4), unreachable=maybe(0.3), incomplete=maybe(0.4), slow_look=maybe(0.4),
-        slow_look_s_max=rng.choice((20.0, grace, 3 * grace)), unknown=maybe(0.1, 0.4),
-        hiccup_at=rng.uniform(20, 900) if rng.random() < 0.5 else NEVER, hiccup_s=rng.uniform(0.3, 0.9) * grace,
+        slow_look_s_max=rng.choice((20.0, grace, 3 * grace)),
+        steady_look_s=rng.choice((0.0, 0.0, 2.5 * grace, 5 * grace)), partial=maybe(0.08), unknown=maybe(0.1, 0.4),
+        hiccup_at=rng.uniform(20, 500) if rng.random() < 0.5 else NEVER, hiccup_s=rng.uniform(0.3, 0.9) * grace,
         nfs_s_max=rng.choice((0.0, 0.5 * grace, 0.9 * grace, 3 * grace)), memory_s=rng.choice((0.0, 60.0, NEVER)), fail=maybe(0.5),
-        grace_s=grace,
+        grace_s=grace, pick=rng.choice((0.5, 0.5, 0.1)), outage=maybe(0.03),
     )  # fmt: skip
 
 
@@ -128,6 +138,7 @@ class Spool:
     winner: dict[str, Job] = field(default_factory=dict)
     revoked: set[str] = field(default_factory=set)
     exits: dict[str, Exit] = field(default_factory=dict)
+    cut: set[str] = field(default_factory=set)  # revoked while a job of this name was in the queue; only for promises.py
 
 
 class Cluster:
@@ -147,6 +158,9 @@ class Cluster:
         self.scheduler_started_at = 0.0
         self.hiccup_until = 0.0
         self.hiccup_due = character.hiccup_at
+        self.outage_until = 0.0
+        self.partial_until = 0.0
+        self.partial_half = 0
         self.watch: Callable[[Job], None] = lambda job: None
         self._facts: dict[str, JobFact] = {}
         self._serial = 0
@@ -170,6 +184,12 @@ class Cluster:
         if now >= self.hiccup_due and self.faults:
             self.hiccup_due, self.hiccup_until = NEVER, now + self.nature.hiccup_s
             self.say(f"{self.name}: the scheduler shows an empty queue until {self.hiccup_until:.0f}")
+        if self.chance(self.nature.outage):
+            self.outage_until = now + self.rng.uniform(1, 5) * self.nature.grace_s
+            self.say(f"{self.name}: cannot be reached until {self.outage_until:.0f}")
+        if self.chance(self.nature.partial):
+            self.partial_until, self.partial_half = now + self.rng.uniform(1, 5) * self.nature.grace_s, self.rng.randrange(2)
+            self.say(f"{self.name}: one half of the jobs cannot be seen until {self.partial_until:.0f}")
         for due, name in [each for each in self.late if each[0] <= now]:
             self.late.remove((due, name))
             self.say(f"{self.name}: late submission of {name} arrives")
@@ -190,7 +210,7 @@ class Cluster:
         elif self.chance(self.nature.vanish):
             self.say(f"{self.name}: {job.id} {job.name} vanishes ({job.state})")
             self._leave(job, self.rng.choice(("", "node_fail")) if job.works else "")
-        elif job.state == "pending" and self.rng.random() < 0.5:
+        elif job.state == "pending" and self.rng.random() < (self.nature.pick if self.faults else 0.5):
             job.state = "starting"
         elif job.state == "starting" and self.rng.random() < 0.7:
             self._start(job)
@@ -302,6 +322,8 @@ class Cluster:
             return Answer.ENDED
         winner = self.spool.winner.get(name)
         if winner is None:
+            if name not in self.spool.revoked and any(job.live for job in self.jobs.get(name, ())):
+                self.spool.cut.add(name)
             self.spool.revoked.add(name)
             for job in self.jobs.get(name, []):
                 if job.live and self.rng.random() < 0.7:  # the others are left to their fence
@@ -315,7 +337,7 @@ class Cluster:
 
     def _kill(self, job: Job) -> Answer:
         if job.working:
-            job.killed_at = min(job.killed_at, self.now + self.rng.choice((0.0, 5.0, 30.0)))
+            job.killed_at = min(job.killed_at, self.now + self.rng.choice((0.0, 15.0, 30.0)))
             return Answer.ENDING
         self.spool.revoked.add(job.name)  # requeued: no later restart may begin
         self._leave(job, "cancelled")
@@ -329,7 +351,7 @@ class Cluster:
 
     def look(self, expected: Mapping[str, Expected], began_at: float) -> Snapshot:
         """What can be seen at this moment. Raises Unreachable."""
-        if self.chance(self.nature.unreachable):
+        if self.chance(self.nature.unreachable) or (self.faults and self.now < self.outage_until):
             raise Unreachable(f"{self.name}: connection timed out")
         names = {name for name in self.jobs if self._shown(name)} | {name for name, left in self.spool.exits.items() if not left.forgotten}
         facts: dict[str, JobFact] = {}
@@ -340,6 +362,8 @@ class Cluster:
         complete = not self.chance(self.nature.incomplete)
         if not complete:
             facts = {name: fact for name, fact in facts.items() if self.rng.random() < 0.5}
+        if self.faults and self.now < self.partial_until:
+            complete, facts = False, {name: fact for name, fact in facts.items() if crc32(name.encode()) % 2 != self.partial_half}
         unexpected = tuple(name for name in facts if name not in expected)
         return Snapshot(self.name, began_at, facts, complete, unexpected, None, self.scheduler_started_at)
 
