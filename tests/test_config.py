@@ -89,6 +89,12 @@ def test_two_settings_name_both_places(tmp_path: Path) -> None:
     assert "b.yaml:1" in said
 
 
+def test_a_second_settings_that_is_broken_counts(tmp_path: Path) -> None:
+    """One that is valid beside one that is not: the broken one may be the one that is meant."""
+    broken = HEAD.replace("{name: me}", "{name: you}") + "spec: {port: 5}\n"
+    assert "b.yaml:4" in refusal(tmp_path, {"a.yaml": HEAD, "b.yaml": broken})
+
+
 def test_all_problems_at_once_with_their_places(tmp_path: Path) -> None:
     """Every mistake in the Settings is told, as file:line:column; those of other documents are not the Settings' fault."""
     text = HEAD + "spec:\n  statedir: x\n  poll_interval: 5\n"

@@ -188,6 +188,8 @@ class _Assembly:
         origins[""] = replace(self._operator, backend=choice.default)
         workflows = dict(self._each("Workflow", lambda found: self._workflow(found, origins[found.view.name], choice, around)))
         requests = dict(self._each("Run", lambda found: self._request(found, origins[found.view.name], choice)))
+        for key, (_, problem) in self.failed.items():  # of kinds that nothing above asks for
+            self._stall(key, problem)
         return Desired(
             workflows=workflows,
             requests=requests,

@@ -149,12 +149,7 @@ def resolve_source(document: Document, origin: Origin, excluded: Sequence[str]) 
 
     git = spec.git
     path = placed(spec.path, "path")
-    for folder in excluded:
-        if is_below(path, folder):
-            problems.append(document.problem(("spec", "path"), f"the daemon writes to {folder}, so no source can be there", "move it"))
-    if origin.root and is_below(path, origin.root):
-        message = "this folder lies in the operator's own folder, where every manifest is trusted"
-        problems.append(document.problem(("spec", "path"), message, "move it beside that folder"))
+    problems += _misplaced(document, path, origin, excluded)
     named = bool(git and (git.branch or git.tag or git.commit))
     trigger = spec.trigger or schema.TriggerSpec(on=(Trigger.MANUAL,))
     source = SourceSpec(
@@ -181,6 +176,15 @@ def resolve_source(document: Document, origin: Origin, excluded: Sequence[str]) 
         limits=spec.limits,
     )
     return Resolution(None, tuple(problems)) if problems else Resolution(source)
+
+
+def _misplaced(document: Document, path: str, origin: Origin, excluded: Sequence[str]) -> Iterator[Problem]:
+    for folder in excluded:
+        if is_below(path, folder):
+            yield document.problem(("spec", "path"), f"the daemon writes to {folder}, so no source can be there", "move it")
+    if origin.root and is_below(path, origin.root):
+        message = "this folder lies in the operator's own folder, where every manifest is trusted"
+        yield document.problem(("spec", "path"), message, "move it beside that folder")
 
 
 def near(name: str, known: Sequence[str]) -> str:

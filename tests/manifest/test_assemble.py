@@ -335,6 +335,14 @@ def test_an_empty_folder_of_the_operator_is_told() -> None:
     assert "reconciler init" in str(found.stalled[("Settings", "")])
 
 
+@pytest.mark.parametrize("kind", ["Stack", "Notification"])
+def test_a_kind_that_comes_later_stalls(kind: str) -> None:
+    """It is an object that cannot be honoured, not only a line among the problems."""
+    spec = {"events": ["x"], "to": {}} if kind == "Notification" else {}
+    found = World({"x.yaml": manifest(kind, "x", spec)}).desired()
+    assert "not supported yet" in found.stalled[(kind, "x")].message
+
+
 def test_limits_and_gates() -> None:
     """A Source's limits replace the Settings' one by one; its suspension and approval are handed on."""
     settings = SETTINGS + "spec: {limits: {runs_per_commit: 7, core_hours_per_run: 9}}\n"

@@ -209,6 +209,8 @@ def test_parameters_win() -> None:
     found = desired(workflow("w", env=rules, env_groups={"more": [{"append": {"N": "11"}}]}))
     assert environment(found, "w") == {"N": "10:11", "DIR": "out-10:11"}
     assert environment(found, "w", parameters=(("N", "20"),)) == {"N": "20", "DIR": "out-20"}
+    backend = manifest("Backend", "hpc", {"type": "local", "env": [{"set": {"N": "1", "M": "${N}"}}]})
+    assert environment(desired(backend, workflow("w")), "w", parameters=(("N", "20"),)) == {"N": "20", "M": "20"}
 
 
 def test_old_words_of_tasks() -> None:

@@ -319,7 +319,7 @@ def test_values_out_of_range(field: str, value: object) -> None:
 
 def test_two_spellings_of_one_field() -> None:
     """`deps` and `dependencies` at once would leave one of them ignored."""
-    assert task(deps=["b"], dependencies=["c"])
+    assert task(deps=["b"], dependencies=["c"]) == {(): "Value error, deps and dependencies are the same: write one of them"}
 
 
 @pytest.mark.parametrize(
