@@ -149,6 +149,10 @@ class Daemon:
         try:
             await asyncio.to_thread(self._check_traces, ledger)
             return await self._serve(ledger, once)
+        except StateLost as error:
+            if ledger.fresh:
+                raise  # nothing is in it: when the traces are gone, it may be used
+            return await asyncio.to_thread(ledger.refuse, str(error))
         finally:
             await asyncio.to_thread(ledger.close)
             self._places.watcher.close()

@@ -81,7 +81,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--tasks", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--deadline", type=float, default=1200.0)
+    parser.add_argument("--deadline", type=float, default=1800.0)
     given = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="kill9-"))
     seen = campaign(root, given.kills, given.tasks, given.seed, given.deadline)
