@@ -23,7 +23,7 @@ from reconciler.backends.base import CancelRequest, Capacity, Check, Explanation
 from reconciler.backends.files import Files, Question, Trouble, aside
 from reconciler.backends.marks import Claim, Owner, Process, Revoked
 from reconciler.backends.process import anybody_of, clean_environment, folders_below, keep_files, spawn, this_machine
-from reconciler.backends.script import Layout, identify_process, job_script, trouble
+from reconciler.backends.script import Layout, claimed_script, identify_process, job_script, trouble
 from reconciler.backends.sight import Sight
 from reconciler.backends.spool import CANCEL, Spool
 from reconciler.backends.verdict import fact_of
@@ -74,7 +74,9 @@ class LocalBackend:
         self._machine = this_machine()
         self._spool = Spool(spool)
         self._sight = Sight(self._spool, self._machine)
-        self._files = Files(self._machine.home)
+        self._environment = clean_environment()
+        self._identify = identify_process(self._machine.namespace)
+        self._files = Files(self._environment["HOME"])
         pace = Pace(self._tuning.grace_s, self._tuning.poll_s, self._tuning.pidfds_max, self._now)
         self._watch = Watch(self._spool, self._machine, changed, pace)
         self._strays: frozenset[str] | None = None  # jobs that lived and nobody expected; None: nobody has looked yet
@@ -231,7 +233,6 @@ class LocalBackend:
         name = parse_job_name(request.job)
         if name is None or name.run != request.run:
             return self._receipt(request, Answer.REFUSED, f"{request.job!r} is not the name of a job of run {request.run!r}")
-        limit_s = max(0, request.resources.time_limit_s)
         try:
             if self._spool.closed(request.run):
                 return self._receipt(request, Answer.REFUSED, f"run {request.run} is over and was cleaned away")
@@ -240,29 +241,32 @@ class LocalBackend:
                     return self._receipt(request, Answer.REFUSED, words)
                 for found in (troubles[each] for each in self._questions(request) if each in troubles):
                     return self._receipt(request, Answer.TRANSIENT if found.passing else Answer.REFUSED, found.words)
-                if self._spool.claim(request.job, Claim(self._owner, self._machine.boot, limit_s)):
-                    return self._start(request, limit_s)
+                if self._spool.claim(request.job, self._script(request)):
+                    return self._start(request)
             start = self._spool.read(request.job).start
         except OSError as error:
             return self._receipt(request, Answer.TRANSIENT, f"the spool cannot be used: {error.strerror}")
         job_id = str(start.pid) if isinstance(start, Process) else ""
         return Receipt(request.job, Answer.ACCEPTED, self._now(), job_id, "it had been sent before")
 
-    def _start(self, request: JobRequest, limit_s: int) -> Receipt:
+    def _script(self, request: JobRequest) -> str:
+        layout = Layout(self._spool.folder(request.job), self._spool.exits, self._identify, self._machine.umask)
+        claim = Claim(self._owner, self._machine.boot, max(0, request.resources.time_limit_s))
+        return claimed_script(claim, job_script(request, layout))
+
+    def _start(self, request: JobRequest) -> Receipt:
         """Start a job whose name was just claimed. What fails before the spawn returns is proof that it did not start."""
         folder = self._spool.folder(request.job)
-        layout = Layout(folder, self._spool.exits, identify_process(self._machine.namespace), self._machine.umask)
         try:
-            path = self._spool.write_script(request.job, job_script(request, layout))
             for name, target in (("out", request.output_file), ("err", request.error_file)):
                 if target:
                     work = self._files.expanded(request.working_dir or folder, folder)
                     self._spool.link_output(request.job, name, self._files.expanded(target, work))
-            pid = spawn(path, clean_environment(folder, self._machine))
+            pid = spawn(folder, self._environment)
         except OSError as error:
             return self._give_back(request, f"it could not be started: {error.strerror}")
         at = self._now()
-        self._watch.spawned(request.job, pid, limit_s, at)
+        self._watch.spawned(request.job, pid, max(0, request.resources.time_limit_s), at)
         return Receipt(request.job, Answer.ACCEPTED, at, str(pid))
 
     def _give_back(self, request: JobRequest, words: str) -> Receipt:

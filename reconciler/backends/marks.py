@@ -5,12 +5,13 @@ A job's folder and the mailbox hold one-line records, written by the daemon (cla
 that somebody began to write. What is read is hostile input: a record that does not match is None, whatever it holds.
 
     owner        owner 1 <ledger> <epoch> end                       whose spool this is
-    claim        claim 1 <ledger> <epoch> <boot> <limit_s> end      a submission took the name; limit 0: none
+    claim        # claim 1 <ledger> <epoch> <boot> <limit_s> end    a submission took the name; limit 0: none. The second line of
+                                                                    the job's script, which is the same file by another name
     start.0      start 1 process <boot> <namespace> <pid> <ticks> end   a process took the start ...
                  revoked 1 <ledger> <epoch> end                     ... or a daemon did, and nothing will run under this name
     fenced       fenced 1 process <as in start> end                 a wrapper found its start taken, and left
     cancel       mark 1 <boot> <uptime> end                         told to end by us; `timeout`: because of its time limit
-    exits/<job>  exit 1 <code> <what> end                           how it ended; `what` is in EXIT_WORDS
+    exit         exit 1 <code> <what> end                           how it ended; `what` is in EXIT_WORDS. Linked into the mailbox
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ UNBEGUN_EXIT = 122
 _TOKEN = r"[A-Za-z0-9-]{1,64}"
 _COUNT = r"\d{1,18}"
 _OWNER = re.compile(rf"owner 1 ({_TOKEN}) ({_COUNT}) end")
-_CLAIM = re.compile(rf"claim 1 ({_TOKEN}) ({_COUNT}) ({_TOKEN}) ({_COUNT}) end")
+_CLAIM = re.compile(rf"#!/bin/sh\n# claim 1 ({_TOKEN}) ({_COUNT}) ({_TOKEN}) ({_COUNT}) end\n")
 #: Never 0 or 1: to signal group 0 is to signal ourselves.
 _PID = r"(?!1 )[1-9]\d{0,9}"
 _START = re.compile(rf"start 1 process ({_TOKEN}) ({_COUNT}) ({_PID}) ({_COUNT}) end")
@@ -126,8 +127,8 @@ def parse_owner(text: str) -> Owner | None:
 
 
 def parse_claim(text: str) -> Claim | None:
-    """The claim that `text` states, or None."""
-    match = _CLAIM.fullmatch(text.strip())
+    """The claim that the beginning of a script states, or None."""
+    match = _CLAIM.match(text)
     return Claim(Owner(match[1], int(match[2])), match[3], int(match[4])) if match else None
 
 

@@ -2,8 +2,8 @@
 
     <spool>/owner                  the ledger and epoch that may act here
     <spool>/runs/<run>/closed      the run's jobs were cleaned away; none of them ever starts again
-    <spool>/runs/<run>/<job>/      script, claim, start.0, fenced, out, err, cancel, timeout, exit (the record, once forgotten)
-    <spool>/exits/<job>            the mailbox of exit records
+    <spool>/runs/<run>/<job>/      claim, script (the same file), start.0, fenced, out, err, cancel, timeout, exit
+    <spool>/exits/<job>            the mailbox: exit records that nobody has told us to forget
 
 Called by local.py. Taking is always the exclusive creation of a file with its content: a link to a file that was written before, so
 that nobody sees half of it. Nothing here is slow: the state folder is on a local disk (the ledger refuses a network file system).
@@ -139,14 +139,17 @@ class Spool:
 
     # One job
 
-    def claim(self, job: str, claim: Claim) -> bool:
-        """Take the name `job`. False when somebody has it already. Raises OSError when nothing could be written."""
+    def claim(self, job: str, script: str) -> bool:
+        """Take the name `job` with the script that is to run. False when somebody has it. Raises OSError when nothing could be written.
+
+        One file with two names, because making a file is what costs most here.
+        """
         folder = self.folder(job)
         try:
-            return self._take(f"{folder}/claim", claim.text())
+            return self._take(f"{folder}/claim", script, keep=f"{folder}/script")
         except FileNotFoundError:
             self._make(folder)
-            return self._take(f"{folder}/claim", claim.text())
+            return self._take(f"{folder}/claim", script, keep=f"{folder}/script")
 
     def claimed(self, job: str) -> bool:
         """Whether somebody has taken the name `job`."""
@@ -160,12 +163,6 @@ class Spool:
     def closed(self, run: str) -> bool:
         """Whether the jobs of `run` were cleaned away."""
         return os.path.lexists(f"{self._runs}/{run}/closed")
-
-    def write_script(self, job: str, text: str) -> str:
-        """Write the script of a job whose name was just claimed; its path."""
-        path = f"{self.folder(job)}/script"
-        _write(path, text, os.O_TRUNC)
-        return path
 
     def link_output(self, job: str, name: str, target: str) -> None:
         """Let `name` (out, err) in the job's folder lead to the file that the task chose."""
@@ -189,7 +186,7 @@ class Spool:
         return (parse_mark(text[0]) if text else None), False
 
     def read(self, job: str) -> Evidence:
-        """Everything about `job`. Its exit record is looked for in the mailbox, then where `forget` put it."""
+        """Everything about `job`. Its exit record is looked for in the mailbox, then in its folder."""
         folder = self.folder(job)
         claim, start = _read(f"{folder}/claim"), _read(f"{folder}/{_START}")
         ended = _read(f"{self._exits}/{job}") or (_read(f"{folder}/exit") if start else None)
@@ -207,10 +204,13 @@ class Spool:
         )
 
     def forget(self, job: str) -> None:
-        """Empty the mailbox of `job`: its exit record moves to its folder."""
-        folder = self.folder(job)
+        """Empty the mailbox of `job`: its exit record is in its folder, or moves there."""
+        kept, post = f"{self.folder(job)}/exit", f"{self._exits}/{job}"
         with suppress(FileNotFoundError):  # forgotten before, or never ended
-            os.replace(f"{self._exits}/{job}", f"{folder}/exit")
+            if os.path.lexists(kept):
+                os.unlink(post)
+            else:
+                os.replace(post, kept)
 
     # All of them
 
@@ -245,16 +245,19 @@ class Spool:
             with suppress(FileExistsError):
                 os.mkdir(path, 0o700)
 
-    def _take(self, path: str, text: str) -> bool:
-        """Create `path` with all of `text`, or not at all. False when it exists."""
+    def _take(self, path: str, text: str, keep: str = "") -> bool:
+        """Create `path` with all of `text`, or not at all. False when it exists. `keep`: what to call the same file as well."""
         mine = f"{path}.{os.urandom(6).hex()}"
         _write(mine, text, os.O_EXCL)
         try:
             os.link(mine, path)
+            if keep:
+                os.rename(mine, keep)
         except FileExistsError:
             return False
         finally:
-            os.unlink(mine)
+            with suppress(FileNotFoundError):  # it has become `keep`
+                os.unlink(mine)
         return True
 
     def _replace(self, path: str, text: str) -> None:

@@ -137,7 +137,7 @@ async def test_a_claim_of_another_boot_is_lost(here: Here) -> None:
     backend = await here.open()
     folder = here.folder(name())
     folder.mkdir(parents=True)
-    (folder / "claim").write_text("claim 1 ledger-1 1 00000000-0000-0000-0000-000000000000 60 end\n")
+    (folder / "claim").write_text("#!/bin/sh\n# claim 1 ledger-1 1 00000000-0000-0000-0000-000000000000 60 end\n")
     fact = await seen(backend, name(), JobState.ENDED)
     assert (fact.cause, fact.started) == (Cause.LOST, True)
 
@@ -266,9 +266,10 @@ async def test_garbage_is_unknown(here: Here, record: str, content: bytes) -> No
     await seen(backend, name(), JobState.ENDED)
     await here.abandon(backend)
     if record == "exit":
-        (here.spool / "exits" / name()).write_bytes(content)
+        (here.spool / "exits" / name()).write_bytes(content)  # and with it `exit` in the job's folder, which is the same file
     else:
         (here.spool / "exits" / name()).unlink()
+        (here.folder(name()) / "exit").unlink()
         (here.folder(name()) / "start.0").write_bytes(content)
     new = await here.open(epoch=2)
     fact = await seen(new, name(), JobState.UNKNOWN)
@@ -283,7 +284,12 @@ async def test_records_that_are_no_files(here: Here, make: str) -> None:
     """A link, a pipe or a folder in the place of a record neither blocks nor misleads a look."""
     backend = await here.open()
     path = here.spool / "exits" / name()
-    {"link": lambda: path.symlink_to("/etc/passwd"), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[make]()
+    if make == "link":
+        path.symlink_to("/etc/passwd")
+    elif make == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
     folder = here.folder(name())
     folder.mkdir(parents=True)
     (folder / "start.0").write_text("start 1 process b 1 22 33 end\n")

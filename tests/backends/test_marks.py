@@ -20,6 +20,7 @@ from reconciler.backends.marks import (
     parse_owner,
     parse_start,
 )
+from reconciler.backends.script import claimed_script
 
 OWNER = Owner("6f1d-22", 7)
 
@@ -28,7 +29,8 @@ def test_records_are_read_back() -> None:
     """Each record that a daemon writes is read back as it was."""
     claim, mark = Claim(OWNER, "boot-1", 3600), Mark("boot-1", 12.34)
     assert parse_owner(OWNER.text()) == OWNER
-    assert parse_claim(claim.text()) == claim
+    assert parse_claim(claimed_script(claim, "the script")) == claim
+    assert parse_claim(claim.text()) is None
     assert parse_mark(mark.text()) == mark
     assert parse_start(OWNER.revocation()) == Revoked(OWNER)
 
@@ -61,7 +63,9 @@ def test_garbage_is_garbage(text: str) -> None:
         parse(text)
 
 
-@pytest.mark.parametrize("text", ["exit 1 256 command end", "exit 1 0 success end", "exit 2 0 command end", "hello end", "exit 1 0 command end x"])
+@pytest.mark.parametrize(
+    "text", ["exit 1 256 command end", "exit 1 0 success end", "exit 2 0 command end", "hello end", "exit 1 0 command end x"]
+)
 def test_a_foreign_exit_record(text: str) -> None:
     """An exit record in other words is no exit record, and was not merely cut short."""
     assert parse_exit(text) == Garbled(text, unfinished=text.endswith("x"))

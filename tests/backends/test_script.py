@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reconciler.backends.base import FENCED_EXIT, JobRequest
-from reconciler.backends.marks import Exit, Process, parse_exit, parse_start
-from reconciler.backends.script import Layout, identify_process, job_script, trouble
+from reconciler.backends.marks import Claim, Exit, Owner, Process, parse_claim, parse_exit, parse_start
+from reconciler.backends.script import Layout, claimed_script, identify_process, job_script, trouble
 from tests.backends.conformance import RUN, name
 
+CLAIM = Claim(Owner("ledger-1", 1), "boot", 60)
 NAMESPACE = os.stat("/proc/self/ns/pid").st_ino
 #: What a shell's environment can hold: no NUL, and text.
 VALUES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=60)
@@ -38,7 +39,7 @@ class Spooled:
         request = JobRequest(job=name(), run=RUN, task="t", command=command, **fields)
         assert trouble(request) == ""
         layout = Layout(str(self.folder), str(self.exits), identify_process(NAMESPACE), umask)
-        (self.folder / "script").write_bytes(job_script(request, layout).encode())
+        (self.folder / "script").write_text(claimed_script(CLAIM, job_script(request, layout)))
 
     def run(self, shell: str = "/bin/sh", **env: str) -> int:
         argv = [shell, "sh"] if shell.endswith("busybox") else [shell]
@@ -72,7 +73,8 @@ def test_any_posix_shell_runs_the_wrapper(shell: str, spooled: Spooled) -> None:
     assert start.pid > 1 and start.ticks > 0
     assert spooled.out == f"{spooled.folder}/script 0\n"
     assert (spooled.folder / "err").read_text() == "err\n"
-    assert sorted(path.name for path in spooled.folder.iterdir()) == ["err", "out", "script", "start.0"]
+    assert sorted(path.name for path in spooled.folder.iterdir()) == ["err", "exit", "out", "script", "start.0"]
+    assert parse_claim((spooled.folder / "script").read_text()) == CLAIM
 
 
 @pytest.mark.parametrize("shell", SHELLS)
