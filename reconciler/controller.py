@@ -29,7 +29,7 @@ from reconciler.core.observed import BackendView, Generated, JobFact, News, Rece
 from reconciler.core.plan import after_restart, new_record, plan, remember
 from reconciler.core.record import Event, RunHead
 from reconciler.core.room import share
-from reconciler.core.trigger import Context, Decisions, owed
+from reconciler.core.trigger import Context, Decisions, may_change, owed
 from reconciler.errors import LedgerUnwritable
 from reconciler.fleet import Fleet, LiveRun, Step, demands, head_of
 from reconciler.jobrequest import job_request
@@ -544,7 +544,8 @@ def _suspension(run: Run, desired: Desired, now: float) -> tuple[str, Suspend] |
         found.append((f"workflow {run.workflow}", revision.suspend))
     if gate := desired.gates.get(run.place.source):
         found.append((f"source {run.place.source}", gate.suspend))
-    found += [(f"Run {request.name}", request.suspend) for request in desired.requests.values() if request.run == run.id]
+    mine = (request for request in desired.requests.values() if request.run == run.id and may_change(request, run.workflow))
+    found += [(f"Run {request.name}", request.suspend) for request in mine]
     for what, suspend in found:
         if suspend is not None and suspend.holds(now):
             by = f" by {suspend.by}" if suspend.by else ""

@@ -177,6 +177,11 @@ def by_hand(occasion: str) -> str:
     return occasion.removeprefix("run:").rpartition("@")[0] if occasion.startswith("run:") else ""
 
 
+def may_change(request: RunRequest, workflow: str) -> bool:
+    """Whether a Run document may change a run of `workflow`: the operator's may change any, a source's only those of that source."""
+    return not request.place.source or workflow.startswith(f"{request.place.source}/")
+
+
 def occasion_of(request: RunRequest) -> str:
     """The occasion of the run that a Run document asks for: its name, and what it asks."""
     asked = "\0".join((request.workflow, request.revision, request.backend, *(f"{key}={value}" for key, value in request.parameters)))
@@ -255,9 +260,9 @@ class _Decider:
                 self.drop[head.id] = f"{REMOVED} (on_delete: finish)"
 
     def change(self, request: RunRequest) -> None:
-        """A Run document that changes a run which exists."""
+        """A Run document that changes a run which exists. A source may change its own runs only."""
         head = self._live.get(request.run)
-        if head is not None and request.state == "cancelled" and not head.cancelled:
+        if head is not None and may_change(request, head.workflow) and request.state == "cancelled" and not head.cancelled:
             self.cancel[head.id] = f"cancelled by Run {request.name} ({request.place})"
 
     def due(self, revision: Revision, requests: Iterable[RunRequest]) -> list[_Due]:

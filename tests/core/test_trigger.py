@@ -175,6 +175,17 @@ def test_rule_2_a_request_for_an_unknown_workflow_says_so() -> None:
     assert owed({}, {}, context, NOW).waiting == (Waiting("nope", "ask", "UnknownWorkflow", message),)
 
 
+@pytest.mark.parametrize(
+    ("source", "workflow", "cancelled"), [("", "lab/w", True), ("lab", "lab/w", True), ("lab", "w", False), ("la", "lab/w", False)]
+)
+def test_a_source_cancels_only_its_own_runs(source: str, workflow: str, cancelled: bool) -> None:
+    """A Run document of a source cannot end a run of the operator or of another source; the operator's can end any."""
+    run = begun(made(decide(revision(name=workflow))))
+    asking = replace(place(), source=source)
+    context = replace(CONTEXT, requests={"stop": RunRequest("stop", asking, run=run.id, state="cancelled")})
+    assert bool(owed({}, {workflow: (run,)}, context, NOW).cancel) is cancelled
+
+
 def test_a_run_document_cancels_a_run_once() -> None:
     """`{run: <id>, state: cancelled}` cancels a live run; one that is cancelled already, or has ended, is left alone."""
     run = begun(made(decide(revision())))
