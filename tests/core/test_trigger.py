@@ -189,8 +189,8 @@ def test_a_source_cancels_only_its_own_runs(source: str, workflow: str, cancelle
 def test_a_run_document_cancels_a_run_once() -> None:
     """`{run: <id>, state: cancelled}` cancels a live run; one that is cancelled already, or has ended, is left alone."""
     run = begun(made(decide(revision())))
-    context = replace(CONTEXT, requests={"stop": RunRequest("stop", place(), run=run.id, state="cancelled")})
-    assert decide(revision(), run, context=context).cancel == ((run.id, "cancelled by Run stop (src:w.yaml:1)"),)
+    context = replace(CONTEXT, requests={"stop": RunRequest("stop", place(source=""), run=run.id, state="cancelled")})
+    assert decide(revision(), run, context=context).cancel == ((run.id, "cancelled by Run stop (w.yaml:1)"),)
     only(decide(revision(), replace(run, cancelled="cancelled by Run stop"), context=context))
     only(decide(revision(), ended(run), context=context))
 
