@@ -64,7 +64,7 @@ def _fold_fact(draft: Draft, name: JobName, fact: JobFact) -> None:
     if name.attempt < record.attempt or _is_old_news(name.attempt, fact, record):
         return
     if name.attempt > record.attempt:
-        record = record._replace(attempt=name.attempt, job_id="", started=False, exit_code=None, aim=None)
+        record = _adopt(record, name.attempt)
     record = record._replace(
         job_id=fact.job_id or record.job_id,
         started=record.started or fact.started,
@@ -83,6 +83,13 @@ def _fold_fact(draft: Draft, name: JobName, fact: JobFact) -> None:
             _see_fenced(draft, name.task, record, fact.reason)
         case JobState.ENDED:
             _see_ended(draft, name.task, record, fact)
+
+
+def _adopt(record: TaskRecord, attempt: int) -> TaskRecord:
+    """The record, as that of a later attempt which an older ledger had sent. Who is being cancelled stays so; any other doubt was
+    about the earlier attempt, which that ledger had settled."""
+    aim = record.aim if record.aim is Aim.CANCELLED else Aim.AGAIN if record.state is TaskState.CANCELLING else None
+    return record._replace(attempt=attempt, job_id="", started=False, exit_code=None, aim=aim, told_at=0.0)
 
 
 def _is_old_news(attempt: int, fact: JobFact, record: TaskRecord) -> bool:

@@ -1,9 +1,9 @@
 """Replay and explore simulated worlds.
 
-    python -m tests.sim --seed 1234                      one world, told line by line
-    python -m tests.sim --seed 1234 --wrong "no grace"   the same, with the wrong planner whose name holds this
-    python -m tests.sim --seeds 0:20000                  many worlds; each that breaks a promise is named with its replay
-    python -m tests.sim --measure 300                    in how many worlds each wrong planner shows
+python -m tests.sim --seed 1234                      one world, told line by line
+python -m tests.sim --seed 1234 --wrong "no grace"   the same, with the wrong planner whose name holds this
+python -m tests.sim --seeds 0:20000                  many worlds; each that breaks a promise is named with its replay
+python -m tests.sim --measure 300                    in how many worlds each wrong planner shows
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _measure(budget: int) -> int:
         missed += not caught
         first = min(caught, default=-1)
         numbers = Counter(text.partition(":")[0].removeprefix("promise ") for text in caught.values())
-        print(f"{wrong.name:46} first caught by world {first + 1:4}, in {len(caught)} of {budget}, by promise {dict(numbers)}", flush=True)
+        print(f"{wrong.name:46} first caught by world {first:4}, in {len(caught)} of {budget}, by promise {dict(numbers)}", flush=True)
         if caught:
             print(f"    {caught[first][:200]}", flush=True)
     return int(missed > 0)

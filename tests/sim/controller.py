@@ -20,7 +20,7 @@ from reconciler.core.room import Demand, share
 from reconciler.errors import NotOwner, Unreachable
 from tests.sim.promises import Promises
 from tests.sim.story import BackendStory, RunStory
-from tests.sim.world import Cluster
+from tests.sim.world import NEVER, Cluster
 
 Planner = Callable[[Run, RunRecord, News, Mapping[str, int], float], Plan]
 
@@ -163,7 +163,9 @@ class Controller:
                 slow = self.chance(cluster.nature.slow_look)
                 answers_at = self.now + (self.rng.uniform(0, cluster.nature.slow_look_s_max) if slow else cluster.nature.steady_look_s)
                 looking = Looking(name, self.now, answers_at, self._expected(name), None)
-                if cluster.nature.steady_look_s or self.rng.random() < 0.5:
+                # A grace counts from when a look *began*. One that saw its absences long after that shortens it, so a backend
+                # whose scheduler can show an empty queue by mistake must have a grace longer than that and a look together.
+                if cluster.nature.steady_look_s or cluster.nature.hiccup_at != NEVER or self.rng.random() < 0.5:
                     looking.answer = self._ask(looking)
                 self.looks.append(looking)
         for looking in [each for each in self.looks if each.answers_at <= self.now or not self.faults]:
@@ -282,7 +284,10 @@ class Controller:
         )
 
     def _tell(self, run_id: str, news: News, plan: Plan) -> None:
-        seen = {job.partition(".")[2]: f"{fact.state}{'' if fact.exit_code is None else fact.exit_code}{fact.cause or ''}" for job, fact in news.facts.items()}
+        seen = {
+            job.partition(".")[2]: f"{fact.state}{'' if fact.exit_code is None else fact.exit_code}{fact.cause or ''}"
+            for job, fact in news.facts.items()
+        }
         said = [(receipt.job.partition(".")[2], receipt.answer.value) for receipt in news.receipts]
         if seen or said or news.absent or plan.changed:
             absent = sorted(job.partition(".")[2] for job in news.absent)
@@ -298,7 +303,9 @@ class Controller:
         looks = tuple(view.began_at for view in news.backends.values()) if news.absent else ()
         views = tuple((view.reachable, view.accepts) for view in news.backends.values())
         mood = (news.absent, looks, views, news.suspended, news.cancelled, news.dropped)
-        due = bool(news.facts or news.receipts or news.generated) or self.mood.get(run_id) != mood or self.now >= self.wakes.get(run_id, 0.0)
+        due = (
+            bool(news.facts or news.receipts or news.generated) or self.mood.get(run_id) != mood or self.now >= self.wakes.get(run_id, 0.0)
+        )
         self.mood[run_id] = mood
         return due
 

@@ -221,16 +221,20 @@ class Promises:
         hold(8, not twice, f"planning again sends more: {twice}")
         hold(8, not again.appended, "planning again appends again")
 
-    def _check_styles(self, planner: Planner, run: Run, record: RunRecord, full: News, room: Mapping[str, int], now: float, plan: Plan) -> None:
+    def _check_styles(
+        self, planner: Planner, run: Run, record: RunRecord, full: News, room: Mapping[str, int], now: float, plan: Plan
+    ) -> None:
         """News of what changed and news of everything lead to the same, and what follows from the tasks is kept up."""
         fresh = remember(_grown(run, plan.appended), plan.record.tasks, plan.record.cancelled, plan.record.dropped)
         hold(0, fresh == plan.record, f"a record that is remembered is another one: {_difference(fresh, plan.record)}")
         whole = planner(run, record, full, room, now)
         if self.rewound:
-            return  # what an old ledger had not asked for yet may be seen before it is asked for: then the styles differ, and both are right
+            return  # what an old ledger had not asked for yet may be seen before that: then the styles differ, and both are right
         alike = _wordless(whole.record.tasks) == _wordless(plan.record.tasks)
         hold(8, alike, f"with all facts it becomes another record: {_difference(whole.record, plan.record)}")
-        acts = [sorted(str(replace(each, reason="") if isinstance(each, Cancel) else each) for each in one.actions) for one in (whole, plan)]
+        acts = [
+            sorted(str(replace(each, reason="") if isinstance(each, Cancel) else each) for each in one.actions) for one in (whole, plan)
+        ]
         hold(8, acts[0] == acts[1], f"with all facts other actions are taken: {acts}")
 
     # ---- 6, 7, 10: what is saved

@@ -106,7 +106,9 @@ class Simulation:
 
     def _is_pending(self, job: str) -> bool:
         under_way = [*self.daemon.flights, *self.daemon.orphans]
-        return any(not each.arrived and getattr(each.action, "job", "") == job and type(each.action).__name__ == "Submit" for each in under_way)
+        return any(
+            not each.arrived and getattr(each.action, "job", "") == job and type(each.action).__name__ == "Submit" for each in under_way
+        )
 
     def run(self) -> Outcome:
         """Live through it."""
@@ -167,7 +169,11 @@ class Simulation:
         if self.other is not None and now > 30 and self.steps % 5 == 0:
             sent = len(self.other.flights)
             self._turn(self.other, now)
-            hold(5, not any(isinstance(each.action, Submit | Cancel | Fetch) for each in self.other.flights[sent:]), "a daemon that does not own the far side acts on it")
+            hold(
+                5,
+                not any(isinstance(each.action, Submit | Cancel | Fetch) for each in self.other.flights[sent:]),
+                "a daemon that does not own the far side acts on it",
+            )
 
     def _is_over(self, now: float) -> bool:
         everything = all(story.run.id in self.daemon.records or story.appears_at > now for story in self.stories)
@@ -188,6 +194,6 @@ class Simulation:
         return Outcome(self.steps, self.crashes, self.promises.rewound, works, states, losses, stalled)
 
 
-def simulate(seed: int, subject: Subject = Subject(), say: Callable[[str], None] = lambda text: None) -> Outcome:  # noqa: B008  # frozen
+def simulate(seed: int, subject: Subject = Subject(), say: Callable[[str], None] = lambda text: None) -> Outcome:  # frozen
     """Live through the world of `seed`. Raises PromiseBroken."""
     return Simulation(seed, subject, say).run()

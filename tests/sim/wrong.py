@@ -1,7 +1,7 @@
 """Deliberately wrong planners. Each is the correct one with its input or its output bent, so that it survives refactoring.
 
-Used by test_sim.py: the simulator must catch every one of them, else its worlds or its promises are too weak. `seeds` is how many
-worlds that took when it was measured (`python -m tests.sim --wrong`).
+Used by test_sim.py: the simulator must catch every one of them, else its worlds or its promises are too weak. `world` is the first
+seed that did when it was measured (`python -m tests.sim --measure 400`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Bend = Callable[[Run, RunRecord, News, float], tuple[RunRecord, News]]
 
 @dataclass(frozen=True)
 class Wrong:
-    """One wrong design, and in how many worlds it showed."""
+    """One wrong design, and the first world in which it showed when it was measured."""
 
     name: str
-    seeds: int
+    world: int
     subject: Subject
 
 
@@ -71,7 +71,8 @@ def _jobs(run: Run, record: RunRecord, states: frozenset[TaskState]) -> dict[str
 def _unreachable_is_empty(run: Run, record: RunRecord, news: News, now: float) -> tuple[RunRecord, News]:
     blind = {name for name, view in news.backends.items() if not view.reachable}
     views = {
-        name: replace(view, reachable=True, complete=True, began_at=now, accepts=False) if name in blind else view for name, view in news.backends.items()
+        name: replace(view, reachable=True, complete=True, began_at=now, accepts=False) if name in blind else view
+        for name, view in news.backends.items()
     }
     gone = {job for job in _jobs(run, record, LIVE) if run.backend_of(record.known[_task(job)]) in blind}
     return record, replace(news, backends=views, absent=news.absent | gone)
@@ -129,7 +130,9 @@ def _any_attempt(job: str, fact: JobFact, record: RunRecord) -> tuple[str, JobFa
 
 
 def _fence_assumed(run: Run, record: RunRecord, news: News, now: float) -> tuple[RunRecord, News]:
-    doubted = [job for job, each in _jobs(run, record, LIVE).items() if each.state is TaskState.CANCELLING and each.aim is not Aim.CANCELLED]
+    doubted = [
+        job for job, each in _jobs(run, record, LIVE).items() if each.state is TaskState.CANCELLING and each.aim is not Aim.CANCELLED
+    ]
     return record, replace(news, receipts=(*news.receipts, *(Receipt(job, Answer.FENCED, now) for job in doubted)))
 
 
@@ -183,7 +186,9 @@ def _with_a_mind_of_its_own() -> Planner:
 
 def _loss_spends(run: Run, record: RunRecord, news: News, planned: Plan) -> Plan:
     tasks = {
-        task_id: each._replace(failures=each.failures + 1) if task_id in record.tasks and each.losses > record.tasks[task_id].losses else each
+        task_id: each._replace(failures=each.failures + 1)
+        if task_id in record.tasks and each.losses > record.tasks[task_id].losses
+        else each
         for task_id, each in planned.record.tasks.items()
     }
     return _with_tasks(run, planned, tasks)
@@ -255,43 +260,43 @@ def _never_woken(run: Run, record: RunRecord, news: News, planned: Plan) -> Plan
     return replace(planned, wake_at=None)
 
 
-def _wrong(name: str, seeds: int, planner: Planner = plan, **more: object) -> Wrong:
+def _wrong(name: str, world: int, planner: Planner = plan, **more: object) -> Wrong:
     """By default it is told apart by the truth alone, not by planning twice."""
-    return Wrong(name, seeds, Subject(planner, **{"plan_twice": False, **more}))  # type: ignore[arg-type]  # names checked by the dataclass
+    return Wrong(name, world, Subject(planner, **{"plan_twice": False, **more}))  # type: ignore[arg-type]  # names checked by the dataclass
 
 
 WRONG = (
-    _wrong("acts before it saves", 99, habits={"acts_before_saving": True, "crash": 0.03}),
-    _wrong("reads unreachable as empty", 99, _input(_unreachable_is_empty)),
-    _wrong("believes absence without a grace", 99, _input(_no_grace)),
-    _wrong("reads an incomplete look as complete", 99, read=_always_complete),
-    _wrong("believes a stale look to be of now", 99, _input(_always_fresh), habits={"folds_stale": True}),
-    _wrong("reads vanished as succeeded", 99, _input(_vanished_succeeded)),
-    _wrong("ignores the exit code", 99, _facts(_exit_code_ignored)),
-    _wrong("takes a requeue for an end", 99, _facts(_requeue_is_failure)),
-    _wrong("takes unknown words for a failure", 99, _facts(_unknown_is_failure)),
-    _wrong("takes a fenced job for a failure", 99, _facts(_fenced_is_failure)),
-    _wrong("believes what is known of another attempt", 99, _facts(_any_attempt), habits={"full_news": True}),
-    _wrong("does not wait for the fence", 99, _input(_fence_assumed)),
-    _wrong("records cancelled without proof", 99, _input(_end_assumed)),
-    _wrong("takes ending for ended", 99, _input(_ending_is_ended)),
-    _wrong("takes no answer for a refusal", 99, _input(_unknown_is_refused)),
-    _wrong("sends again what is in doubt", 99, _input(_doubt_sent_again)),
-    _wrong("has one job name for all attempts", 99, _output(_one_name)),
-    _wrong("sends at every plan until it is answered", 99, _input(_sends_at_every_plan)),
-    _wrong("spends the budget on lost submissions", 99, _output(_loss_spends)),
-    _wrong("sends for ever what is lost", 99, _input(_losses_forgotten)),
-    _wrong("changes a final record by late evidence", 99, _output(_late_evidence_wins)),
-    _wrong("appends a generator's tasks twice", 99, _output(_appends_twice)),
-    _wrong("retries whatever failed", 99, _input(_retries_everything)),
-    _wrong("keeps state of its own", 99, _with_a_mind_of_its_own(), plan_twice=True),
-    _wrong("ignores needs", 99, _input(_needs_ignored)),
-    _wrong("ignores a suspension", 99, _input(_told_nothing("suspended"))),
-    _wrong("ignores a cancelled run", 99, _input(_told_nothing("cancelled"))),
-    _wrong("ignores a dropped run", 99, _input(_told_nothing("dropped"))),
-    _wrong("ignores a draining backend", 99, _input(_draining_ignored)),
-    _wrong("ignores the room", 99, _room_ignored),
-    _wrong("kills what it only doubts", 99, _output(_kills_in_doubt)),
-    _wrong("cancels only once", 99, _output(_cancels_once)),
-    _wrong("does not ask to be woken", 99, _output(_never_woken), habits={"lazy": True, "two_plans": True}),
+    _wrong("acts before it saves", 0, habits={"acts_before_saving": True, "crash": 0.03}),
+    _wrong("reads unreachable as empty", 3, _input(_unreachable_is_empty)),
+    _wrong("believes absence without a grace", 35, _input(_no_grace)),
+    _wrong("reads an incomplete look as complete", 1, read=_always_complete),
+    _wrong("believes a stale look to be of now", 12, _input(_always_fresh), habits={"folds_stale": True}),
+    _wrong("reads vanished as succeeded", 0, _input(_vanished_succeeded)),
+    _wrong("ignores the exit code", 7, _facts(_exit_code_ignored)),
+    _wrong("takes a requeue for an end", 80, _facts(_requeue_is_failure)),
+    _wrong("takes unknown words for a failure", 53, _facts(_unknown_is_failure)),
+    _wrong("takes a fenced job for a failure", 3, _facts(_fenced_is_failure)),
+    _wrong("believes what is known of another attempt", 3, _facts(_any_attempt), habits={"full_news": True}),
+    _wrong("does not wait for the fence", 3, _input(_fence_assumed)),
+    _wrong("records cancelled without proof", 2, _input(_end_assumed)),
+    _wrong("takes ending for ended", 149, _input(_ending_is_ended)),
+    _wrong("takes no answer for a refusal", 0, _input(_unknown_is_refused)),
+    _wrong("sends again what is in doubt", 0, _input(_doubt_sent_again)),
+    _wrong("has one job name for all attempts", 0, _output(_one_name)),
+    _wrong("sends at every plan until it is answered", 0, _input(_sends_at_every_plan)),
+    _wrong("spends the budget on lost submissions", 3, _output(_loss_spends)),
+    _wrong("sends for ever what is lost", 3, _input(_losses_forgotten)),
+    _wrong("changes a final record by late evidence", 7, _output(_late_evidence_wins)),
+    _wrong("appends a generator's tasks twice", 127, _output(_appends_twice)),
+    _wrong("retries whatever failed", 9, _input(_retries_everything)),
+    _wrong("keeps state of its own", 0, _with_a_mind_of_its_own(), plan_twice=True),
+    _wrong("ignores needs", 3, _input(_needs_ignored)),
+    _wrong("ignores a suspension", 10, _input(_told_nothing("suspended"))),
+    _wrong("ignores a cancelled run", 0, _input(_told_nothing("cancelled"))),
+    _wrong("ignores a dropped run", 7, _input(_told_nothing("dropped"))),
+    _wrong("ignores a draining backend", 2, _input(_draining_ignored)),
+    _wrong("ignores the room", 0, _room_ignored),
+    _wrong("kills what it only doubts", 0, _output(_kills_in_doubt)),
+    _wrong("cancels only once", 33, _output(_cancels_once)),
+    _wrong("does not ask to be woken", 8, _output(_never_woken), habits={"lazy": True, "two_plans": True}),
 )
