@@ -266,6 +266,7 @@ def test_pruning_forgets_tasks_and_never_a_run(ledger: Ledger, tmp_path: Path) -
     with LedgerReader(tmp_path / "state") as reader:
         kept = {row.id: (row.pruned, row.tasks, len(list(reader.tasks(row.id)))) for row in reader.runs()}
         stored = reader.stored(old.id)
+        assert reader.ended() == [(young.id, 90 * DAY)]
     counts = {"running": 2}
     assert kept == {old.id: (True, counts, 0), young.id: (False, counts, 2), live.id: (False, counts, 2)}
     assert stored is not None

@@ -149,6 +149,11 @@ class LedgerReader:
         with believed(self._path):
             return heads_of(self._db, workflow, digest)
 
+    def ended(self) -> list[tuple[str, float]]:
+        """(id, when it ended) of every run that has ended and whose tasks are still kept: what StatusWriter.expect_run is told."""
+        with believed(self._path):
+            return self._db.execute("SELECT id, ended_at FROM runs WHERE ended_at IS NOT NULL AND pruned_at IS NULL").fetchall()
+
     def run(self, prefix: str) -> RunRow | None:
         """The run with this id, or the only one whose id starts so; None when there is none. Raises LedgerError when there are several."""
         # ids are hex, so the next prefix is the same with a character behind all hex digits appended

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sqlite3
 
 DAY_S = 86_400.0
-#: Runs and events of one call: some 20 ms for runs of 1,000 tasks, so that a save is not kept waiting longer.
-RUNS_MAX, EVENTS_MAX = 5, 5_000
+#: Runs and events of one call: some 20 ms for runs of 1,000 tasks and 100 ms for events, so that a save is not kept waiting longer.
+RUNS_MAX, EVENTS_MAX = 5, 20_000
 
 _COUNTS = "(SELECT json_group_object(state, n) FROM (SELECT state, count(*) AS n FROM tasks WHERE run = runs.id GROUP BY state))"
 
