@@ -70,7 +70,8 @@ def draw_character(rng: random.Random, grace: float) -> Character:
     return Character(
         lost_submit=0.99 if hopeless else maybe(0.25), late_submit=maybe(0.3), late_s_max=rng.choice((20.0, grace, 4 * grace, 12 * grace)),
         refuse=maybe(0.05, 0.3), limit=maybe(0.2), transient=maybe(0.2), lost_receipt=maybe(0.3), slow_action=maybe(0.5),
-        lost_action=maybe(0.1), double=maybe(0.2, 0.3), vanish=maybe(0.05), ghost=maybe(0.04, 0.3), requeue=maybe(0.1, 0.4), scancel=maybe(0.02, 0.4),
+        lost_action=maybe(0.1), double=maybe(0.2, 0.3), vanish=maybe(0.05), ghost=maybe(0.04, 0.3),
+        requeue=maybe(0.1, 0.4), scancel=maybe(0.02, 0.4),
         preempt=maybe(0.05, 0.4), restart=maybe(0.04, 0.4), unreachable=maybe(0.3), incomplete=maybe(0.4), slow_look=maybe(0.4),
         slow_look_s_max=rng.choice((20.0, grace, 3 * grace)),
         steady_look_s=rng.choice((0.0, 0.0, 2.5 * grace, 5 * grace)), partial=maybe(0.08), unknown=maybe(0.1, 0.4),
