@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator
 
@@ -66,10 +67,9 @@ class Timetable:
             self._bell.clear()
             if self._rung:  # it rang between the look at the flag and the clearing of the bell
                 continue
-            try:
-                await asyncio.wait_for(self._bell.wait(), remaining)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(remaining):  # wait_for of Python 3.11 loses a cancellation that comes as the bell rings
+                    await self._bell.wait()
 
     def _due_in(self, seconds: float) -> None:
         self._due = monotonic() + seconds
