@@ -301,6 +301,16 @@ def _clock_reads(module: Module) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"time.{alias.name}") for alias in node.names if alias.name in CLOCKS["time"])
 
 
+def cancellations(package: list[Module]) -> list[str]:
+    """Nobody uses asyncio.wait_for: before Python 3.12 it can lose a cancellation, and what should stop goes on."""
+    return [
+        f"{module.name}:{node.lineno} uses asyncio.wait_for; use `async with asyncio.timeout`"
+        for module in package
+        for node in module.nodes
+        if isinstance(node, ast.Attribute) and node.attr == "wait_for" and getattr(node.value, "id", "") == "asyncio"
+    ]
+
+
 def tree(package: list[Module]) -> list[str]:
     """The map in the package's docstring and the folder are the same."""
     root = package[0].root
@@ -311,7 +321,7 @@ def tree(package: list[Module]) -> list[str]:
     return missing + [f"{name} is not on the map" for name in sorted(there - drawn - {"__init__.py", "__main__.py"})]
 
 
-RULES: list[Rule] = [layers, purity, homes, seams, names, sizes, catches, clocks, tree]
+RULES: list[Rule] = [layers, purity, homes, seams, names, sizes, catches, clocks, cancellations, tree]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -385,6 +395,7 @@ BROKEN: list[tuple[Rule, dict[str, str], str]] = [
     (clocks, {"ledger.py": "import time\ntime.time()"}, "time.time"),
     (clocks, {"ledger.py": "from time import monotonic"}, "time.monotonic"),
     (clocks, {"ledger.py": "import datetime\ndatetime.datetime.now()"}, "datetime.now"),
+    (cancellations, {"intake.py": "import asyncio\nasync def f(x):\n    await asyncio.wait_for(x, 1)"}, "asyncio.timeout"),
     (tree, {"__init__.py": '"""Map:\n\n    ledger.py   the memory\n"""'}, "not in the folder"),
     (tree, {"__init__.py": '"""Map:\n\n    core/   pure\n"""', "ledger.py": "", "core/plan.py": ""}, "ledger.py is not on the map"),
 ]  # fmt: skip
@@ -400,6 +411,7 @@ SOUND: list[tuple[Rule, dict[str, str]]] = [
     (sizes, {"ledger.py": '"""Long.\n' + "\n" * LINES_MAX + '"""\n' + "# why\n" * LINES_MAX}),
     (catches, {"ledger.py": "try: ...\nexcept Exception:  # one row must not hurt another\n    ...\ntry: ...\nexcept OSError: ...",
                "status.py": "try: ...\nexcept BaseException:\n    close()\n    raise"}),
+    (cancellations, {"intake.py": "import asyncio\nasync def f():\n    async with asyncio.timeout(1):\n        await condition.wait_for(x)"}),
     (clocks, {"clock.py": "import time\ntime.time()", "ledger.py": "import time\ntime.sleep(1)"}),
     (tree, {"__init__.py": '"""Map:\n\n    core/   pure\n    errors.py  tree      log.py   logs\n"""', "errors.py": "", "log.py": "",
             "core/plan.py": ""}),

@@ -58,21 +58,26 @@ class Trusted:
 
     def _default_state_dir(self) -> Path | None:
         """The default, when there is exactly one file with Settings and it surely does not name another folder; else None."""
-        texts = ((path, path.read_bytes()) for path in manifest_files(self.path))
-        holding = [(path, text) for path, text in texts if _SETTINGS.search(text) and not _STATUS.search(text)]
+        holding = [(path, text) for path, text in manifest_files(self.path) if _SETTINGS.search(text)]
         if len(holding) != 1:
             return None
         path, text = holding[0]
         return path.parent / _STATE_DIR if b"state_dir" not in text and b"\\" not in text else None
 
 
-def manifest_files(folder: Path) -> Iterable[Path]:
-    """YAML files of a folder and the folders in it, in sorted order; hidden ones left out, as the daemon does."""
+def manifest_files(folder: Path) -> Iterable[tuple[Path, bytes]]:
+    """YAML files of a folder and the folders in it, and their bytes, in sorted order.
+
+    Hidden files and folders are left out, as the daemon does; so are status files, wherever the Settings put them.
+    """
     for where, folders, names in os.walk(folder):
         folders[:] = sorted(each for each in folders if not each.startswith("."))
         for each in sorted(names):
             if each.lower().endswith((".yaml", ".yml")) and not each.startswith("."):
-                yield Path(where, each)
+                path = Path(where, each)
+                data = path.read_bytes()
+                if not _STATUS.search(data):
+                    yield path, data
 
 
 def folder_option(verb: _Verb) -> _Verb:

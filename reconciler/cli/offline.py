@@ -40,8 +40,8 @@ def _with_others(trusted: Trusted, error: SettingsError) -> tuple[Problem, ...]:
     from reconciler.sources.base import Blob
 
     found = set(error.problems)
-    for path in manifest_files(trusted.path):
-        found |= set(load_file(path.relative_to(trusted.path).as_posix(), Blob(str(path), path.read_bytes()), source="").problems)
+    for path, data in manifest_files(trusted.path):
+        found |= set(load_file(path.relative_to(trusted.path).as_posix(), Blob(str(path), data), source="").problems)
     return tuple(sorted(found))
 
 

@@ -87,7 +87,7 @@ def _print(found: Preview) -> None:
         say(f"? {held.workflow}: {held.message}; to let it start: `{held.cure}`")
     for waiting in decisions.waiting:
         say(f". {waiting.workflow}: {waiting.message}")
-    if not _anything(decisions):
+    if not _anything(decisions) and not _errors(found):
         say(f"nothing to do: {len(found.desired.workflows)} workflows are as they should be")
 
 

@@ -53,8 +53,7 @@ def documents(folder: Path, name: str | None = None) -> Iterator[Here]:
     """The documents in the YAML files of a folder, also invalid ones; those called `name`, or all."""
     from reconciler.yamlfile import parse
 
-    for path in manifest_files(folder):
-        data = path.read_bytes()
+    for path, data in manifest_files(folder):
         if name is not None and name.encode() not in data:
             continue  # reading YAML is slow
         for document in parse(data, str(path)).documents:
