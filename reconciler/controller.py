@@ -22,14 +22,14 @@ import structlog
 from reconciler.backends.base import CancelRequest, FileRequest, JobRequest
 from reconciler.clock import monotonic, utc_now
 from reconciler.core.actions import Cancel, Fetch, Forget, Submit
-from reconciler.core.desired import BackendSpec, Run, Suspend
+from reconciler.core.desired import BackendSpec, Revision, Run, Suspend
 from reconciler.core.draft import NEVER
 from reconciler.core.names import RUN_ID_LENGTH
 from reconciler.core.observed import BackendView, Generated, JobFact, News, Receipt
 from reconciler.core.plan import after_restart, new_record, plan, remember
 from reconciler.core.record import Event, RunHead
 from reconciler.core.room import share
-from reconciler.core.trigger import Context, Decisions, may_change, owed
+from reconciler.core.trigger import Context, Decisions, Gate, may_change, owed
 from reconciler.errors import LedgerUnwritable
 from reconciler.fleet import Fleet, LiveRun, Step, demands, head_of
 from reconciler.jobrequest import job_request
@@ -63,8 +63,8 @@ class Reporter(Protocol):
     def decided(self, decisions: Decisions, heads: Mapping[str, Mapping[str, RunHead]]) -> None:
         """Which runs are owed was decided anew."""
 
-    def backends(self, views: Mapping[str, BackendView]) -> None:
-        """How the backends look now. Called at each cycle; cheap when nothing changed."""
+    def backends(self, views: Mapping[str, BackendView], unowned: frozenset[str]) -> None:
+        """How the backends look now, and which of them are somebody else's. Called at each cycle; cheap when nothing changed."""
 
     def unsaved(self) -> ObjectChanges:
         """What changed about objects since `saved` was last called."""
@@ -75,13 +75,13 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What daemon.py puts together for a controller. `held` says of a workflow why nothing of it may start, "" when it may."""
+    """What daemon.py puts together for a controller. `held` says why nothing of a workflow may start after a recovery, "" when it may."""
 
     instance: str
     ledger: Ledger
     reporter: Reporter
     make_outlook: Callable[[BackendSpec, Callable[[], None]], Outlook]
-    held: Callable[[str], str]
+    held: Callable[[Revision, Gate | None], str]
 
 
 class Controller:
@@ -203,7 +203,7 @@ class Controller:
         steps = self._learn(gathered, views, now)
         self._make(steps, now)
         self._send(steps, views, now)
-        self._parts.reporter.backends(views)
+        self._parts.reporter.backends(views, frozenset(name for name, outlook in self.outlooks.items() if outlook.unowned))
         if await self._save(steps):
             self._adopt(steps, gathered)
         elapsed_s = monotonic() - began
@@ -262,18 +262,16 @@ class Controller:
             if desired.is_gone("Workflow", live.run.workflow, live.run.place.source)
         }
         context = Context(self._parts.instance, desired.limits, desired.requests, gone, desired.gates)
-        revisions = {
-            name: replace(revision, suspend=Suspend(held)) if (held := self._parts.held(name)) else revision
-            for name, revision in desired.workflows.items()
-        }
+        held = {name: self._parts.held(each, desired.gates.get(each.place.source)) for name, each in desired.workflows.items()}
+        revisions = {name: replace(each, suspend=Suspend(held[name])) if held[name] else each for name, each in desired.workflows.items()}
         heads = {name: tuple(each.values()) for name, each in self.heads.items()}
         self._decisions = owed(revisions, heads, context, now)
         self._undecided = False
         self._suspended = {}
         ends = [spec.suspend.until for spec in desired.backends.values() if spec.suspend and spec.suspend.holds(now)]
         for live in self._fleet:
-            if held := self._parts.held(live.run.workflow):
-                self._suspended[live.run.id] = held
+            if why := held.get(live.run.workflow):
+                self._suspended[live.run.id] = why
             elif found := _suspension(live.run, desired, now):
                 self._suspended[live.run.id] = found[0]
                 ends.append(found[1].until)
@@ -341,6 +339,8 @@ class Controller:
             return
         for debt in self._decisions.create:
             if debt.run_id in self._fleet.runs or self._is_broken(debt.run_id, now):
+                continue
+            if debt.run_id in self._parts.ledger.nameless:  # a recovery found nothing but its id: it has been made before
                 continue
             try:
                 run = self._workshop.run(debt, self._desired, now)

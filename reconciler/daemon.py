@@ -30,11 +30,12 @@ from reconciler.backends.marks import Owner
 from reconciler.clock import utc_now
 from reconciler.config import Settings, read_settings
 from reconciler.controller import Controller, Parts
-from reconciler.core.desired import BackendSpec, Place
-from reconciler.core.trigger import Context, Decisions, owed
+from reconciler.core.desired import BackendSpec, Place, Revision
+from reconciler.core.names import RUN_ID_LENGTH
+from reconciler.core.trigger import Context, Decisions, Gate, owed
 from reconciler.errors import LedgerError, ReconcilerError, SettingsError, SourceRefused, StateLost
 from reconciler.intake import Intake
-from reconciler.ledger import Ledger, LedgerReader, check_traces
+from reconciler.ledger import Ledger, LedgerReader, check_traces, recovery
 from reconciler.ledger.traces import Owner as SpoolOwner
 from reconciler.log import EventName, configure
 from reconciler.manifest.assemble import Desired, LastGood, Site
@@ -124,6 +125,10 @@ class Places:
         chosen = str(spec.options.get("spool", ""))
         return (Path(chosen).expanduser() if chosen else self.settings.spool / spec.name) / self.settings.instance
 
+    def log(self, spec: BackendSpec, job: str) -> Path:
+        """Where a job's standard output is, for people."""
+        return self.spool(spec) / "runs" / job[:RUN_ID_LENGTH] / job / "out"
+
     @property
     def site(self) -> Site:
         """What documents are judged by."""
@@ -159,8 +164,8 @@ class Daemon:
             log.info(EventName.DAEMON_STOPPED, instance=settings.instance)
 
     def _check_traces(self, ledger: Ledger) -> None:
-        files = sorted((self._settings.status_dir / "run").glob("*.yaml"))
-        check_traces(ledger.identity, (), [str(path) for path in files] if ledger.fresh else ())
+        settings = self._settings
+        check_traces(ledger.identity, (), recovery.find_status_traces(settings.status_dir, settings.instance) if ledger.fresh else ())
 
     async def _serve(self, ledger: Ledger, once: bool) -> int:
         settings = self._settings
@@ -171,14 +176,17 @@ class Daemon:
             settings.instance,
             interval_s=settings.status_interval_s,
             rebuild=lambda run: view_of(stored) if (stored := reader.stored(run)) else None,
+            log_of=lambda backend, job: str(self._places.log(known.spec, job)) if (known := controller.outlooks.get(backend)) else "",
         )
+        for run, ended_at in await asyncio.to_thread(reader.ended):
+            writer.expect_run(run, ended_at)
         rows = await asyncio.to_thread(ledger.objects)
 
         def poke(delay_s: float) -> None:
             loop.call_later(delay_s, controller.wake)
 
         report = Report(writer, rows, poke)
-        recovered = _Recovered(ledger)
+        recovered = _Recovered(ledger, report.release)
         controller = Controller(Parts(settings.instance, ledger, report, self._outlook_maker(ledger), recovered.held))
 
         def deliver(desired: Desired) -> None:
@@ -265,17 +273,47 @@ class Daemon:
 
 
 class _Recovered:
-    """After a recovery every workflow is suspended until a person resumes it."""
+    """After a recovery nothing starts before a person has let it, workflow by workflow or source by source."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._since = ledger.recovered_at()
-        self._released = ledger.released()
+    def __init__(self, ledger: Ledger, release: Callable[[str], None]) -> None:
+        since = ledger.recovered_at()
+        self._token = f"recovered-{since:.0f}" if since is not None else ""
+        self._released = set(ledger.released())
+        self._release = release
 
-    def held(self, workflow: str) -> str:
+    def held(self, revision: Revision, gate: Gate | None) -> str:
         """Why nothing of a workflow may start; "" when it may."""
-        if self._since is None or workflow in self._released or "*" in self._released:
+        if not self._token or revision.name in self._released or "*" in self._released:
             return ""
-        return f"the ledger was rebuilt by `reconciler recover`; look at what it will not run again, then `reconciler resume {workflow}`"
+        if self._token in (revision.approve, gate.approve if gate else ""):
+            self._released.add(revision.name)
+            self._release(revision.name)
+            return ""
+        return f"the ledger was rebuilt; when what `recover` said is right, let it go on with `approve: {self._token}`"
+
+
+def rebuild(settings: Settings) -> recovery.Report:
+    """Put a new ledger in the place of a lost or damaged one (the verb `recover`). Raises LedgerBusy while a daemon runs."""
+    places = Places(settings, Watcher())
+    try:
+        desired = asyncio.run(_look_once(places, places.source)).desired
+    finally:
+        places.watcher.close()
+    specs = dict(desired.backends)
+    for folder in settings.spool.glob(f"*/{settings.instance}"):  # also those whose document is gone
+        specs.setdefault(folder.parent.name, BackendSpec(folder.parent.name, "local", Place("", "", 0), 1, 1.0))
+    traces, owners = [], []
+    for name, spec in specs.items():
+        backend = places.backend(spec, NOBODY, _nothing)
+        traces += [recovery.Trace(name, each.job, each.claimed, each.fact) for each in backend.traces()]
+        if held := backend.owner_there():
+            owners.append(SpoolOwner(f"backend {name} ({places.spool(spec)}/owner)", held.ledger_id, held.epoch))
+    findings = recovery.Findings(traces, owners)
+    return recovery.recover(settings.state_dir, settings.status_dir, settings.instance, findings, utc_now())
+
+
+def _nothing() -> None:
+    """Nobody is told when a backend that is only looked at changes."""
 
 
 def inspector_of(settings: Settings, name: str) -> Inspector:
@@ -286,7 +324,7 @@ def inspector_of(settings: Settings, name: str) -> Inspector:
     finally:
         places.watcher.close()
     spec = desired.backends.get(name) or BackendSpec(name, "local", Place("", "", 0), 1, 1.0)
-    return places.backend(spec, NOBODY, lambda: None)
+    return places.backend(spec, NOBODY, _nothing)
 
 
 @dataclass(frozen=True, slots=True)

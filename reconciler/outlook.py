@@ -28,6 +28,9 @@ log = structlog.get_logger(__name__)
 LOOK_TIMEOUT_S = 60.0
 #: After a look that failed: 1, 2, 4 … seconds, up to this. A minute is what an outage may cost after it has ended.
 BACKOFF_S_MAX = 60.0
+#: After a submission was accepted: how long until that is saved, unless something else is, and until it is looked whether it runs.
+ACCEPTED_WAIT_S = 0.05
+SEEN_RUNNING_S = 0.25
 #: Files that a generator writes. ScriptHut's largest known one is 300 KB; the manifest limit of 1 MB holds here too.
 GENERATED_BYTES_MAX = 1_000_000
 
@@ -192,7 +195,8 @@ class Outlook:
                 return
             self._due.clear()
             try:
-                await asyncio.wait_for(self._due.wait(), left)
+                async with asyncio.timeout(left):  # wait_for of Python 3.11 loses a cancellation that comes as it is due
+                    await self._due.wait()
             except TimeoutError:
                 return
 
@@ -241,9 +245,13 @@ class Outlook:
 
     def _receive(self, receipts: Sequence[Receipt]) -> None:
         self.receipts.extend(receipts)
-        if any(receipt.answer is not Answer.FENCED for receipt in receipts):
+        if all(receipt.answer is Answer.ACCEPTED for receipt in receipts):
+            # No hurry: nothing follows from it but a word in the ledger, and short jobs end before it would be written.
+            self.look_by(utc_now() + SEEN_RUNNING_S)
+            asyncio.get_running_loop().call_later(ACCEPTED_WAIT_S, self._wake)
+        else:
             self.look_soon()
-        self._wake()
+            self._wake()
 
     async def _receipts(self, verb: str, names: Sequence[str], call: Awaitable[Sequence[Receipt]]) -> Sequence[Receipt]:
         """What came back; where nothing did, UNKNOWN for every job named."""

@@ -70,6 +70,7 @@ class Report:
         self._pending: dict[Key, ObjectRow] = {}
         self._gone: dict[Key, None] = {}
         self._events: list[Event] = []
+        self._released: list[str] = []
         self._desired: Desired | None = None
         self._decisions = Decisions()
         self._newest: dict[str, _Newest] = {}
@@ -112,20 +113,20 @@ class Report:
             self._fresh_at = 0.0
         self._writer.put_run(RunView(step.run, step.record, suspended, self._views))
 
-    def backends(self, views: Mapping[str, BackendView]) -> None:
-        """How the backends look now."""
+    def backends(self, views: Mapping[str, BackendView], unowned: frozenset[str]) -> None:
+        """How the backends look now, and which of them are somebody else's."""
         desired = self._desired
         for name, view in views.items():
             before = self._views.get(name)
             if before is None or _differs(before, view):
                 spec = desired.backends.get(name) if desired else None
-                self._say_backend(name, spec, view)
+                self._say_backend(name, spec, view, name in unowned)
         self._views = dict(views)
 
     def unsaved(self) -> ObjectChanges:
         """What changed about objects since `saved` was last called."""
         self._refresh()
-        return ObjectChanges(tuple(self._pending.values()), tuple(self._gone), tuple(self._events))
+        return ObjectChanges(tuple(self._pending.values()), tuple(self._gone), tuple(self._events), tuple(self._released))
 
     def saved(self, changes: ObjectChanges) -> None:
         """These are in the ledger now."""
@@ -136,6 +137,11 @@ class Report:
         for key in changes.gone:
             self._gone.pop(key, None)
         del self._events[: len(changes.events)]
+        del self._released[: len(changes.released)]
+
+    def release(self, workflow: str) -> None:
+        """A person has let this workflow go again after a recovery."""
+        self._released.append(workflow)
 
     # -- for --once and for people ------------------------------------------------------------------------------------------------
 
@@ -226,9 +232,9 @@ class Report:
             place = Place("", desired.good[settings].file if settings in desired.good else "", 1)
             self._say(settings, place, source_conditions(view), {"observed_revision": view.revision})
 
-    def _say_backend(self, name: str, spec: BackendSpec | None, view: BackendView) -> None:
+    def _say_backend(self, name: str, spec: BackendSpec | None, view: BackendView, unowned: bool) -> None:
         if spec is not None:
-            conditions = backend_conditions(spec, view)
+            conditions = backend_conditions(spec, view, view.reason if unowned else "")
             self._say(("Backend", name), spec.place, conditions, {"type": spec.type, "max_concurrent": spec.max_concurrent})
 
     def _say(
