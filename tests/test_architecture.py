@@ -74,7 +74,9 @@ TOP_LEVEL = {
     "CONTRIBUTING.md",
 }  # fmt: skip
 #: Places of the workshop that this was written in; spelled in pieces, because this file is committed too.
-WORKPLACE = re.compile(r"/" + r"work/(?:main|shared|\.)|/tmp" + r"/dev\b|(?<!\w)\.\./" + r"shared\b|\bshared" + r"/(?:design|reference|prototypes)")
+WORKPLACE = re.compile(
+    r"/" + r"work/(?:main|shared|\.)|/tmp" + r"/dev\b|(?<!\w)\.\./" + r"shared\b|\bshared" + r"/(?:design|reference|prototypes)"
+)
 
 
 @dataclass(frozen=True)
@@ -411,7 +413,7 @@ SOUND: list[tuple[Rule, dict[str, str]]] = [
     (sizes, {"ledger.py": '"""Long.\n' + "\n" * LINES_MAX + '"""\n' + "# why\n" * LINES_MAX}),
     (catches, {"ledger.py": "try: ...\nexcept Exception:  # one row must not hurt another\n    ...\ntry: ...\nexcept OSError: ...",
                "status.py": "try: ...\nexcept BaseException:\n    close()\n    raise"}),
-    (cancellations, {"intake.py": "import asyncio\nasync def f():\n    async with asyncio.timeout(1):\n        await condition.wait_for(x)"}),
+    (cancellations, {"intake.py": "async def f():\n    async with asyncio.timeout(1):\n        await condition.wait_for(x)"}),
     (clocks, {"clock.py": "import time\ntime.time()", "ledger.py": "import time\ntime.sleep(1)"}),
     (tree, {"__init__.py": '"""Map:\n\n    core/   pure\n    errors.py  tree      log.py   logs\n"""', "errors.py": "", "log.py": "",
             "core/plan.py": ""}),
