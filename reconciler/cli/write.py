@@ -5,6 +5,7 @@ For an object of the trusted folder a verb edits the object's own file; for any 
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -15,11 +16,13 @@ from reconciler.cli.edit import Edit, commit, edited, request
 from reconciler.cli.folder import Trusted, folder_option
 from reconciler.cli.lookup import find_objects, find_run
 from reconciler.cli.output import say
+from reconciler.cli.read import condition
 from reconciler.cli.subject import Elsewhere, Here, find
 from reconciler.clock import rfc3339, utc_now
 from reconciler.errors import ReconcilerError
-from reconciler.ledger.rows import RunRow
+from reconciler.ledger.rows import ObjectRow, RunRow
 
+_APPROVE = re.compile(r"\bapprove: ([^\s`]+)")
 _Verb = TypeVar("_Verb", bound=Callable[..., Any])
 
 
@@ -66,7 +69,7 @@ def rerun(subject: str, token: str | None, committed: bool, trusted: Trusted) ->
 def approve(subject: str, what: str | None, committed: bool, trusted: Trusted) -> int:
     """Approve what OBJECT waits for: a workflow's digest, or a source's commit.
 
-    Left out, it is what the daemon saw last. For a workflow that comes from a source its Source is approved at that commit. Exit codes: 0
+    Left out, it is what the daemon says it waits for, else what it saw last. For a workflow that comes from a source its Source is approved at that commit. Exit codes: 0
     written, 1 no such object, or nothing was seen of it yet.
     """
     found = find(trusted, subject, ("Workflow", "Source", "Run"))
@@ -75,7 +78,7 @@ def approve(subject: str, what: str | None, committed: bool, trusted: Trusted) -
     if isinstance(found, Elsewhere):
         if not found.row.source:
             raise ReconcilerError(f"{found.row.file} is a task list, which has no `approve`; raise `limits` in the Settings, or rerun it")
-        what = what or found.row.commit or found.row.revision
+        what = what or asked_for(found.row) or found.row.commit or found.row.revision
         found = find(trusted, f"Source/{found.row.source}", ("Source",))
     if not isinstance(found, Here):
         raise ReconcilerError(f"{subject} is declared nowhere in {trusted.path}")
@@ -87,10 +90,17 @@ def _seen(trusted: Trusted, found: Here) -> str:
     """What the daemon saw last of an object: the digest of a workflow, the commit (or revision) of a source."""
     with trusted.reader() as reader:
         rows = find_objects(reader, f"{found.kind}/{found.name}")
-    mark = (rows[0].commit or rows[0].revision if found.kind == "Source" else rows[0].digest) if rows else ""
+    row = rows[0] if rows else ObjectRow(found.kind, found.name)
+    mark = asked_for(row) or (row.commit or row.revision if found.kind == "Source" else row.digest)
     if not mark:
         raise ReconcilerError(f"{found.kind}/{found.name} was not seen by the daemon yet; name the digest or commit yourself")
     return mark
+
+
+def asked_for(row: ObjectRow) -> str:
+    """What the daemon said that it waits for, as the cure in its own words; "" when it said nothing of the kind."""
+    match = _APPROVE.search(str(condition(row, "Ready").get("message", "")))
+    return match[1] if match else ""
 
 
 @click.command()
