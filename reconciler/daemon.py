@@ -299,7 +299,7 @@ def rebuild(settings: Settings) -> recovery.Report:
         desired = asyncio.run(_look_once(places, places.source)).desired
     finally:
         places.watcher.close()
-    specs = dict(desired.backends)
+    specs: dict[str, BackendSpec] = dict(desired.backends)
     for folder in settings.spool.glob(f"*/{settings.instance}"):  # also those whose document is gone
         specs.setdefault(folder.parent.name, BackendSpec(folder.parent.name, "local", Place("", "", 0), 1, 1.0))
     traces, owners = [], []
