@@ -51,9 +51,8 @@ def _run_and_watch(folder: Path) -> int:
     from reconciler.cli.watch import follow
 
     command = [sys.executable, "-m", "reconciler", "run", "--once", str(folder)]
-    said = folder / ".daemon.log"
-    with said.open("w", encoding="utf-8") as log:
-        daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+        daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
         try:
             follow(Trusted(folder), "diamond", until=lambda: daemon.poll() is not None)
             code = daemon.wait()
@@ -61,8 +60,9 @@ def _run_and_watch(folder: Path) -> int:
             daemon.terminate()
             daemon.wait()
             raise
-    if code != 0:
-        say(f"The daemon left with exit code {code}. It said:\n{said.read_text(encoding='utf-8', errors='replace')}")
+        if code != 0:
+            said.seek(0)
+            say(f"The daemon left with exit code {code}. It said:\n{said.read()}")
     return 1 if code else 0
 
 

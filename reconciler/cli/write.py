@@ -69,8 +69,8 @@ def rerun(subject: str, token: str | None, committed: bool, trusted: Trusted) ->
 def approve(subject: str, what: str | None, committed: bool, trusted: Trusted) -> int:
     """Approve what OBJECT waits for: a workflow's digest, or a source's commit.
 
-    Left out, it is what the daemon says it waits for, else what it saw last. For a workflow that comes from a source its Source is approved at that commit. Exit codes: 0
-    written, 1 no such object, or nothing was seen of it yet.
+    Left out, it is what the daemon says it waits for, else what it saw last. For a workflow that comes from a source, its Source is
+    approved. Exit codes: 0 written, 1 no such object, or nothing was seen of it yet.
     """
     found = find(trusted, subject, ("Workflow", "Source", "Run"))
     if isinstance(found, RunRow):
