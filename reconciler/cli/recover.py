@@ -43,12 +43,12 @@ def _check(trusted: Trusted, replace: bool) -> None:
     settings = trusted.settings
     try:
         with trusted.reader() as reader:
-            is_there = reader.exists
+            identity = reader.identity()
     except LedgerCorrupt:
         return
-    if is_there and not replace:
+    if identity is not None and not identity.fresh and not replace:
         raise ReconcilerError(f"there is a ledger in {settings.state_dir}; if it is an old copy or damaged, write --replace")
-    if not is_there and not settings.spool.exists() and not find_status_traces(settings.status_dir, settings.instance):
+    if identity is None and not settings.spool.exists() and not find_status_traces(settings.status_dir, settings.instance):
         where = f"no spool in {settings.state_dir}, no status file of a run in {settings.status_dir}"
         raise ReconcilerError(f"there is nothing to recover from: {where}")
 

@@ -255,8 +255,10 @@ def test_recover_a_lost_ledger(folder: Path) -> None:
         path.unlink()
     refused = reconciler("run", "--once", folder, timeout=DEADLINE_S)
     assert (refused.code, "StateLost" in refused.err) == (1, True)
-    recovered = reconciler("recover", "--json", "--replace", "--dir", folder)
+    recovered = reconciler("recover", "--json", "--dir", folder)
     assert (recovered.code, recovered.json["runs"]) == (0, 1), recovered.err
+    again = reconciler("recover", "--replace", "--json", "--dir", folder)
+    assert (again.code, again.json["runs"]) == (0, 1), again.err
     (folder / "new.yaml").write_text(workflow("new", "{id: a, command: echo new}"))
     reconciler("run", "--once", folder, timeout=DEADLINE_S)
     runs = reconciler("get", "runs", "--json", "--dir", folder).json["runs"]
