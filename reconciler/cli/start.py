@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -9,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from reconciler.cli.folder import Trusted
 from reconciler.cli.output import say
 from reconciler.cli.starter import DEMO, STARTER, write_files
 
@@ -47,7 +51,6 @@ def demo(directory: Path | None) -> int:
 
 def _run_and_watch(folder: Path) -> int:
     """Run the daemon until nothing is left to do, as its own process, and show the progress of the one workflow here."""
-    from reconciler.cli.folder import Trusted
     from reconciler.cli.watch import follow
 
     command = [sys.executable, "-m", "reconciler", "run", "--once", str(folder)]
@@ -67,15 +70,28 @@ def _run_and_watch(folder: Path) -> int:
 
 
 def _show_status(folder: Path) -> None:
-    path = folder / "status" / "workflow" / "diamond.yaml"
+    """Print the status file of the newest run."""
+    with Trusted(folder).reader() as reader:
+        row = reader.newest_run("diamond")
+    path = folder / "status" / "run" / f"{row.id if row else 'none'}.yaml"
     say(f"\n{path} says:\n")
     say(path.read_text(encoding="utf-8") if path.exists() else "(it was not written)")
 
 
 def _next_steps(folder: Path) -> str:
-    verb = f"reconciler --dir {folder}"
+    verb = f"{_command()} --dir {shlex.quote(str(folder))}"
     return f"""\
-Look around (no daemon need run):  {verb} get     {verb} logs diamond merge     {verb} events
-Ask again, nothing runs:           {verb} run --once
-Change a command, one new run:     edit {folder / "diamond.yaml"}, then the same
-What would happen, and why:        {verb} plan"""
+Look around; no daemon need run:
+  {verb} get
+  {verb} logs diamond merge
+  {verb} events
+Ask again; nothing runs:
+  {verb} run --once
+Change a command in {folder / "diamond.yaml"}; see what would run, and why:
+  {verb} plan"""
+
+
+def _command() -> str:
+    """This command as it was called, when it is not on the PATH."""
+    called = sys.argv[0]
+    return called if os.sep in called and called.endswith("reconciler") and not shutil.which("reconciler") else "reconciler"
