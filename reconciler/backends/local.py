@@ -22,7 +22,7 @@ from typing import TypeVar
 from reconciler.backends.base import CancelRequest, Capacity, Check, Explanation, FileRange, FileRequest, JobRequest, QueueRow
 from reconciler.backends.files import Files, Question, Trouble, aside
 from reconciler.backends.marks import Claim, Owner, Process, Revoked
-from reconciler.backends.process import anybody_of, clean_environment, folders_below, keep_files, spawn, this_machine
+from reconciler.backends.process import clean_environment, folders_below, keep_files, processes_of, spawn, this_machine
 from reconciler.backends.script import Layout, claimed_script, identify_process, job_script, trouble
 from reconciler.backends.sight import Sight
 from reconciler.backends.spool import CANCEL, Spool
@@ -309,7 +309,7 @@ class LocalBackend:
                 return (Answer.ENDING, "") if request.kill else (Answer.STARTED, "")
             case _:
                 # Its records cannot be understood. That none of its processes lives is proof enough for somebody who wants it ended.
-                if request.kill and not anybody_of(self._spool.folder(request.job)):
+                if request.kill and not processes_of(self._spool.folder(request.job)):
                     return Answer.ENDED, "its records cannot be understood, and no process of it lives"
                 return Answer.UNKNOWN, fact.reason if fact else "its start is taken, and its start record cannot be read"
 

@@ -160,9 +160,9 @@ def folders_below(root: str) -> set[str]:
     return {folder for folder in folders if folder.startswith(f"{root}/")}
 
 
-def anybody_of(folder: str) -> bool:
-    """Whether any process of the job in `folder` lives, also one that has not come to say who it is."""
-    return any(_folder_of(pid) == folder for pid, stat in _everybody() if not stat.dead)
+def processes_of(folder: str) -> list[int]:
+    """The living processes of the job in `folder`, also one that has not come to say who it is."""
+    return [pid for pid, stat in _everybody() if not stat.dead and _folder_of(pid) == folder]
 
 
 def _answers(group: int) -> bool:

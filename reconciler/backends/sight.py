@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reconciler.backends.marks import Garbled, Process
-from reconciler.backends.process import Life, Machine, anybody_of, life_of, uptime
+from reconciler.backends.process import Life, Machine, life_of, processes_of, uptime
 from reconciler.backends.spool import Evidence, Spool
 from reconciler.core.observed import Expected
 
@@ -32,7 +32,7 @@ class Sight:
         start, folder = evidence.start, self.spool.folder(expected.job)
         if isinstance(start, Process):
             return life_of(start, folder, self.machine)
-        if isinstance(start, Garbled) and start.unfinished and anybody_of(folder):
+        if isinstance(start, Garbled) and start.unfinished and processes_of(folder):
             return Life.LED
         if start is None and evidence.claim is not None:
             return Life.GONE if evidence.claim.boot == self.machine.boot else Life.RESTARTED

@@ -224,8 +224,12 @@ class Conformance:
         """Of a revocation and a start at the same time one wins, and both sides say the same."""
         backend = await far.open()
         jobs = [request(f"echo ran >> {far.work}/ran.{number}", task=f"t{number}") for number in range(20)]
-        await backend.submit(jobs)
-        receipts = await backend.cancel([CancelRequest(job.job, "", False) for job in jobs])
+        receipts, again = [], []
+        for job in jobs:
+            await backend.submit([job])
+            receipts.append(await end(backend, job.job, kill=False))
+            again.append(await end(backend, job.job, kill=False))
+        assert [receipt.answer is Answer.FENCED for receipt in again] == [receipt.answer is Answer.FENCED for receipt in receipts]
         for job, receipt in zip(jobs, receipts, strict=True):
             state = JobState.FENCED if receipt.answer is Answer.FENCED else JobState.ENDED
             await seen(backend, job.job, state)

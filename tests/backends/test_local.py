@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from reconciler.backends.base import Backend
 from reconciler.backends.local import LocalBackend, Tuning
 from reconciler.backends.marks import Owner
+from reconciler.backends.process import folders_below, processes_of
 from reconciler.core.observed import JobFact
 from tests.backends.conformance import Conformance, Far
 
@@ -57,15 +59,13 @@ class Here(Far):
         return self.spool / "runs" / job.partition(".")[0] / job
 
     async def end(self) -> None:
-        """Kill what runs, by the process groups in the start records."""
+        """Stop watching, and kill whatever of the spool's jobs still runs."""
         for backend in self.opened:
             backend.close()
-        for record in self.spool.glob("runs/*/*/start.0"):
-            words = record.read_text(errors="replace").split()
-            if words[:2] == ["start", "1"] and len(words) == 7 and (Path("/proc") / words[5]).exists():
-                environ = (Path("/proc") / words[5] / "environ").read_bytes()
-                if str(record.parent).encode() in environ:
-                    os.killpg(int(words[5]), signal.SIGKILL)
+        for folder in folders_below(str(self.spool)):
+            for pid in processes_of(folder):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import pytest
 
 from reconciler.backends.base import CancelRequest, FileRequest
 from reconciler.backends.local import LocalBackend, Tuning
-from reconciler.backends.process import stat_of
+from reconciler.backends.process import age_s, stat_of
+from reconciler.backends.script import Layout, identify_process, job_script
 from reconciler.clock import monotonic, utc_now
 from reconciler.core.desired import Cause, Resources
 from reconciler.core.observed import Answer, Expected, JobState
@@ -90,13 +91,17 @@ async def test_the_time_limit_holds_after_a_restart(here: Here) -> None:
 async def test_a_limit_that_passed_while_nobody_watched(here: Here) -> None:
     """A job that is over its limit when a daemon starts is ended at once."""
     old = await here.open()
-    await send(old, request("sleep 1000", resources=limit(1)))
-    pid = (await started(old, name())).job_id
+    await send(old, request("sleep 1000", resources=limit(3)))
+    fact = await started(old, name())
     await here.abandon(old)
-    for _ in range(120):
-        await asyncio.sleep(0.01)
-    assert await lives(pid)
+    stat = stat_of(int(fact.job_id))
+    assert stat is not None
+    while age_s(stat.ticks) < 3:
+        await asyncio.sleep(0.05)
+    assert await lives(fact.job_id)
+    begin = monotonic()
     assert (await seen(await here.open(epoch=2), name(), JobState.ENDED)).cause is Cause.TIMEOUT
+    assert monotonic() - begin < 2.5
 
 
 async def test_a_cancel_goes_on_after_a_restart(here: Here) -> None:
@@ -257,6 +262,47 @@ async def test_a_start_that_was_cut_short(here: Here) -> None:
     assert (fact.cause, fact.started) == (Cause.LOST, True)
 
 
+async def test_a_start_that_is_being_written(here: Here) -> None:
+    """While a process of the job lives, a start record that is not complete yet is no end."""
+    backend = await here.open()
+    folder = here.folder(name())
+    folder.mkdir(parents=True)
+    (folder / "start.0").write_text("")
+    wrapper = subprocess.Popen(["sleep", "1000"], env={"RECONCILER_JOB_DIR": str(folder)})
+    try:
+        assert (await seen(backend, name(), JobState.RUNNING)).started is True
+        assert (await end(backend, name(), kill=False)).answer is Answer.STARTED
+    finally:
+        wrapper.kill()
+        wrapper.wait()
+    assert (await seen(backend, name(), JobState.ENDED)).cause is Cause.LOST
+
+
+async def test_zombies_are_dead(here: Here) -> None:
+    """A job whose processes have ended has ended, also when their parent never takes notice."""
+    backend = await here.open()
+    code = "import subprocess, sys, time\nsubprocess.Popen(sys.argv[1:], start_new_session=True)\ntime.sleep(1000)"
+    await send(backend, request("true", task="other"))
+    folder = here.folder(name())
+    folder.mkdir(parents=True)
+    request_ = request("sleep 1000")
+    layout = Layout(str(folder), str(here.spool / "exits"), identify_process(os.stat("/proc/self/ns/pid").st_ino))
+    (folder / "script").write_text(job_script(request_, layout))
+    environment = {**os.environ, "RECONCILER_JOB_DIR": str(folder)}
+    parent = subprocess.Popen([sys.executable, "-c", code, "/bin/sh", str(folder / "script")], env=environment)
+    try:
+        fact = await started(backend, name())
+        os.killpg(int(fact.job_id), signal.SIGKILL)
+        assert (await seen(backend, name(), JobState.ENDED)).cause is Cause.LOST
+        stat = stat_of(int(fact.job_id))
+        assert stat is not None and stat.state == "Z"
+        await here.abandon(backend)
+        assert (await seen(await here.open(epoch=2), name(), JobState.ENDED)).cause is Cause.LOST
+    finally:
+        parent.kill()
+        parent.wait()
+
+
 @pytest.mark.parametrize("record", ["start.0", "exit"])
 @pytest.mark.parametrize("content", [b"\xff\xfe\0garbage end", b"x" * 100_000, b"start 1 process a 1 1 1 end"])
 async def test_garbage_is_unknown(here: Here, record: str, content: bytes) -> None:
@@ -313,10 +359,13 @@ async def test_the_environment_is_clean(here: Here, monkeypatch: pytest.MonkeyPa
 
 async def test_signals_and_files_are_those_of_a_fresh_process(here: Here) -> None:
     """A job ignores no signal that its daemon ignores, has no file of it open, and no terminal."""
+    lock = os.open("/dev/null", os.O_RDONLY)
+    os.set_inheritable(lock, True)  # as if whoever started the daemon had left it open
     backend = await here.open()
     command = f"grep SigIgn /proc/self/status > {here.work}/signals; ls /proc/self/fd > {here.work}/files; readlink /proc/self/fd/0"
     await send(backend, request(command))
     await seen(backend, name(), JobState.ENDED)
+    os.close(lock)
     ignored = int((here.work / "signals").read_text().split()[1], 16)
     assert ignored & (1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGHUP - 1)) == 0
     assert len((here.work / "files").read_text().split()) <= 4  # in, out, err, and the folder that ls reads
@@ -447,7 +496,9 @@ async def test_memory_follows_what_is_expected(here: Here) -> None:
     backend = await here.open()
     await send(backend, request("exit 3"))
     fact = await seen(backend, name(), JobState.ENDED)
+    assert [path.name for path in (here.spool / "exits").iterdir()] == [name()]
     await backend.forget([name()])
+    assert list((here.spool / "exits").iterdir()) == []
     await look(backend)
     assert (await look(backend)).facts == {}
     assert (await seen(backend, name(), JobState.ENDED)) == fact
