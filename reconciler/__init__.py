@@ -3,7 +3,7 @@
     cli/             one small module per verb group; parses, calls, prints; decides nothing
     daemon.py        composition root: settings -> objects, signals, sd_notify; the only module that names concrete classes
     controller.py    the loop: look -> plan -> save -> act; the only caller of core.plan. Its parts:
-                     intake.py (what the sources say), outlook.py (what one backend says), fleet.py (the live runs),
+                     intake.py (what the sources say), outlook.py (what one backend says), fleet.py (the live runs), fresh.py (what is new),
                      workshop.py (tasks made ready), jobrequest.py (a task as a job), saving.py (a cycle as one batch),
                      report.py (what people are told)
     ledger/          the only writer of durable state (SQLite), and its readers

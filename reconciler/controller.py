@@ -24,14 +24,14 @@ from reconciler.clock import monotonic, utc_now
 from reconciler.core.actions import Cancel, Fetch, Forget, Submit
 from reconciler.core.desired import BackendSpec, Revision, Run, Suspend
 from reconciler.core.draft import NEVER
-from reconciler.core.names import RUN_ID_LENGTH
-from reconciler.core.observed import BackendView, Generated, JobFact, News, Receipt
+from reconciler.core.observed import BackendView, News
 from reconciler.core.plan import after_restart, new_record, plan, remember
 from reconciler.core.record import Event, RunHead
 from reconciler.core.room import share
 from reconciler.core.trigger import Context, Decisions, Gate, may_change, owed
-from reconciler.errors import LedgerUnwritable
+from reconciler.errors import LedgerCorrupt, LedgerError, LedgerUnwritable, StateLost
 from reconciler.fleet import Fleet, LiveRun, Step, demands, head_of
+from reconciler.fresh import Fresh, Gathered, by_run
 from reconciler.jobrequest import job_request
 from reconciler.ledger import Ledger
 from reconciler.ledger.rows import StoredRun
@@ -92,6 +92,7 @@ class Controller:
         self._fleet = Fleet()
         self.outlooks: dict[str, Outlook] = {}
         self.heads: dict[str, dict[str, RunHead]] = {}
+        self._digests: dict[str, str | None] = {}  # of each workflow: the digest whose records are in `heads`
         self._desired: Desired | None = None
         self._next_desired: Desired | None = None
         self._decisions = Decisions()
@@ -198,7 +199,7 @@ class Controller:
             self._decide(now)
         if self._desired is not None:
             self._workshop.take([each for outlook in self.outlooks.values() for each in outlook.take_fetched()], self._fleet, self._desired)
-        gathered = {name: _Gathered.of(outlook) for name, outlook in self.outlooks.items()}
+        gathered = {name: Gathered.of(outlook) for name, outlook in self.outlooks.items()}
         views = {name: outlook.view(now) for name, outlook in self.outlooks.items()}
         steps = self._learn(gathered, views, now)
         self._make(steps, now)
@@ -226,13 +227,14 @@ class Controller:
         if self._next_desired is None:
             return
         desired, self._next_desired = self._next_desired, None
-        names = {*desired.workflows, *(live.run.workflow for live in self._fleet)}
-        digests = {name: desired.workflows[name].digest if name in desired.workflows else None for name in names}
+        digests: dict[str, str | None] = {live.run.workflow: None for live in self._fleet if live.run.workflow not in self._digests}
+        digests.update({name: each.digest for name, each in desired.workflows.items() if self._digests.get(name) != each.digest})
         for name, heads in (await self._in_ledger(_read_heads, self._parts.ledger, digests)).items():
             known = self.heads.setdefault(name, {})
             for head in heads:
                 if head.id not in self._fleet.runs:  # of a live one we know more than is stored
                     known[head.id] = head
+        self._digests.update(digests)
         self._desired = desired
         self._take_backends(desired.backends)
         self._undecided = True
@@ -280,9 +282,9 @@ class Controller:
 
     # -- learn and plan -------------------------------------------------------------------------------------------------------
 
-    def _learn(self, gathered: Mapping[str, _Gathered], views: Mapping[str, BackendView], now: float) -> dict[str, Step]:
+    def _learn(self, gathered: Mapping[str, Gathered], views: Mapping[str, BackendView], now: float) -> dict[str, Step]:
         """Fold what is new into every run that it concerns, and end what must end. Sends nothing: room comes after."""
-        news = self._news_by_run(gathered)
+        news = by_run(gathered.values(), self._workshop.generated(self._fleet))
         cancel, drop = dict(self._decisions.cancel), dict(self._decisions.drop)
         steps: dict[str, Step] = {}
         for live in list(self._fleet):
@@ -290,7 +292,7 @@ class Controller:
             mine = news.get(run_id)
             due = _due(live.wake_at, now) or run_id in cancel or run_id in drop
             if (mine or due) and not self._is_broken(run_id, now):
-                mine = mine or _News()
+                mine = mine or Fresh()
                 told = News(
                     backends=views,
                     facts=mine.facts,
@@ -319,19 +321,6 @@ class Controller:
 
     def _is_broken(self, run_id: str, now: float) -> bool:
         return self._broken.get(run_id, 0.0) > now
-
-    def _news_by_run(self, gathered: Mapping[str, _Gathered]) -> dict[str, _News]:
-        news: dict[str, _News] = {}
-        for each in gathered.values():
-            for job, fact in each.facts.items():
-                news.setdefault(job[:RUN_ID_LENGTH], _News()).facts[job] = fact
-            for job in each.absent:
-                news.setdefault(job[:RUN_ID_LENGTH], _News()).absent.append(job)
-            for receipt in each.receipts:
-                news.setdefault(receipt.job[:RUN_ID_LENGTH], _News()).receipts.append(receipt)
-        for run_id, generated in self._workshop.generated(self._fleet).items():
-            news.setdefault(run_id, _News()).generated.update(generated)
-        return news
 
     def _make(self, steps: dict[str, Step], now: float) -> None:
         """Make the runs that are owed. The tasks of a large one are made ready on a thread first, and it follows in a later cycle."""
@@ -420,6 +409,12 @@ class Controller:
                 log.error(EventName.LEDGER_UNWRITABLE, reason=str(error))
             self.unwritable = str(error)
             return False
+        except (LedgerCorrupt, StateLost):
+            raise  # nothing that this ledger says can be relied on
+        except LedgerError as error:
+            if not self._refuse_new(steps, str(error)):
+                raise
+            return False
         if self.unwritable:
             log.warning(EventName.LEDGER_WRITABLE, was=self.unwritable)
             self.wake()
@@ -427,7 +422,16 @@ class Controller:
         self._parts.reporter.saved(changes)
         return True
 
-    def _adopt(self, steps: Mapping[str, Step], gathered: Mapping[str, _Gathered]) -> None:
+    def _refuse_new(self, steps: Mapping[str, Step], why: str) -> bool:
+        """The ledger would not have this cycle: leave the runs alone that were to be made in it. False when there were none."""
+        new = [step.run for step in steps.values() if step.before is None]
+        for run in new:
+            log.error(EventName.OBJECT_FAILED, kind="Workflow", name=run.workflow, run=run.id, reason=why)
+            self._break(run.id, utc_now())
+        self.wake()
+        return bool(new)
+
+    def _adopt(self, steps: Mapping[str, Step], gathered: Mapping[str, Gathered]) -> None:
         """What was planned is saved: it is so now. Do what it asks for."""
         for name, each in gathered.items():
             each.settle(self.outlooks[name], self._failed)
@@ -492,40 +496,6 @@ class Controller:
 
 #: Events of single tasks that are worth a log line each; the rest is in the ledger and at level debug.
 _WORTH_SAYING = frozenset({"TaskFailed", "TaskLost", "TaskRetried", "SubmissionLost", "TaskStalled", "LateEvidence", "TaskCancelling"})
-
-
-class _News:
-    """What is new for one run, while it is being collected."""
-
-    __slots__ = ("absent", "facts", "generated", "receipts")
-
-    def __init__(self) -> None:
-        self.facts: dict[str, JobFact] = {}
-        self.absent: list[str] = []
-        self.receipts: list[Receipt] = []
-        self.generated: dict[str, Generated] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class _Gathered:
-    """What one outlook had to say at the start of a cycle. It is settled there only when it has been saved."""
-
-    facts: dict[str, JobFact]
-    absent: list[str]
-    receipts: tuple[Receipt, ...]
-
-    @classmethod
-    def of(cls, outlook: Outlook) -> _Gathered:
-        facts, absent = outlook.news()
-        return cls(facts, absent, tuple(outlook.receipts))
-
-    def settle(self, outlook: Outlook, failed: set[str]) -> None:
-        """All of it is saved, but what concerns the runs in `failed`: that stays new."""
-        if not failed:
-            outlook.fold(self.facts, self.absent)
-        else:
-            outlook.fold({job: fact for job, fact in self.facts.items() if job[:RUN_ID_LENGTH] not in failed}, self.absent)
-        outlook.receipts[: len(self.receipts)] = [receipt for receipt in self.receipts if receipt.job[:RUN_ID_LENGTH] in failed]
 
 
 def _due(at: float | None, now: float) -> bool:

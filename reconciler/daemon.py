@@ -33,7 +33,7 @@ from reconciler.controller import Controller, Parts
 from reconciler.core.desired import BackendSpec, Place, Revision
 from reconciler.core.names import RUN_ID_LENGTH
 from reconciler.core.trigger import Context, Decisions, Gate, owed
-from reconciler.errors import LedgerError, ReconcilerError, SettingsError, SourceRefused, StateLost
+from reconciler.errors import LedgerError, NotOwner, ReconcilerError, SettingsError, SourceRefused, StateLost
 from reconciler.intake import Intake
 from reconciler.ledger import Ledger, LedgerReader, check_traces, recovery
 from reconciler.ledger.traces import Owner as SpoolOwner
@@ -235,6 +235,9 @@ class Daemon:
                 if held := backend.owner_there():
                     where = f"backend {spec.name} ({places.spool(spec)}/owner)"
                     check_traces(ledger.identity, [SpoolOwner(where, held.ledger_id, held.epoch)])
+                elif outlook.expected:
+                    lost = f"{places.spool(spec)} holds nothing of ours, but the ledger knows of {len(outlook.expected)} live jobs there"
+                    raise NotOwner(f"{lost}; put the folder back where it was, or run `reconciler recover`")
                 backend.own()
 
             outlook = Outlook(spec, backend, interval_s, wake, take)

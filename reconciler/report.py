@@ -76,6 +76,7 @@ class Report:
         self._newest: dict[str, _Newest] = {}
         self._dirty: dict[str, None] = {}  # workflows whose words are behind
         self._fresh_at = 0.0
+        self._poked = False  # a cycle has been asked for
         self._views: Mapping[str, BackendView] = {}
         self.feeds: Mapping[str, Feed] = {}
 
@@ -164,9 +165,11 @@ class Report:
             return
         now = utc_now()
         if now < self._fresh_at + REFRESH_S:
-            self._poke(self._fresh_at + REFRESH_S - now)
+            if not self._poked:
+                self._poked = True
+                self._poke(self._fresh_at + REFRESH_S - now)
             return
-        self._fresh_at = now
+        self._fresh_at, self._poked = now, False
         dirty, self._dirty = self._dirty, {}
         standings = self._standings()
         for name in dirty:

@@ -1,0 +1,62 @@
+"""What is new since the last cycle, taken from every outlook and sorted by run. Part of controller.py.
+
+It stays new until it has been saved: a cycle that is thrown away loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from reconciler.core.names import RUN_ID_LENGTH
+from reconciler.core.observed import Generated, JobFact, Receipt
+from reconciler.outlook import Outlook
+
+
+class Fresh:
+    """What is new for one run, while it is being collected."""
+
+    __slots__ = ("absent", "facts", "generated", "receipts")
+
+    def __init__(self) -> None:
+        self.facts: dict[str, JobFact] = {}
+        self.absent: list[str] = []
+        self.receipts: list[Receipt] = []
+        self.generated: dict[str, Generated] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What one outlook had to say at the start of a cycle. It is settled there only when it has been saved."""
+
+    facts: dict[str, JobFact]
+    absent: list[str]
+    receipts: tuple[Receipt, ...]
+
+    @classmethod
+    def of(cls, outlook: Outlook) -> Gathered:
+        facts, absent = outlook.news()
+        return cls(facts, absent, tuple(outlook.receipts))
+
+    def settle(self, outlook: Outlook, failed: set[str]) -> None:
+        """All of it is saved, but what concerns the runs in `failed`: that stays new."""
+        if not failed:
+            outlook.fold(self.facts, self.absent)
+        else:
+            outlook.fold({job: fact for job, fact in self.facts.items() if job[:RUN_ID_LENGTH] not in failed}, self.absent)
+        outlook.receipts[: len(self.receipts)] = [receipt for receipt in self.receipts if receipt.job[:RUN_ID_LENGTH] in failed]
+
+
+def by_run(gathered: Iterable[Gathered], generated: Mapping[str, Mapping[str, Generated]]) -> dict[str, Fresh]:
+    """What is new, by run id. `generated` is by run and job."""
+    news: dict[str, Fresh] = {}
+    for each in gathered:
+        for job, fact in each.facts.items():
+            news.setdefault(job[:RUN_ID_LENGTH], Fresh()).facts[job] = fact
+        for job in each.absent:
+            news.setdefault(job[:RUN_ID_LENGTH], Fresh()).absent.append(job)
+        for receipt in each.receipts:
+            news.setdefault(receipt.job[:RUN_ID_LENGTH], Fresh()).receipts.append(receipt)
+    for run_id, tasks in generated.items():
+        news.setdefault(run_id, Fresh()).generated.update(tasks)
+    return news
