@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
@@ -179,3 +180,12 @@ def test_streaming_does_not_fill_the_memory(tmp_path: Path) -> None:
     seen, grown_kb = map(int, said.stdout.split())
     assert seen == 20_000
     assert grown_kb < 8_000
+
+
+def test_a_ledger_that_is_being_made_reads_as_none(tmp_path: Path) -> None:
+    """A file that a daemon has just made, with no table in it yet, is no ledger yet, and no damage."""
+    db = sqlite3.connect(tmp_path / "ledger.sqlite3")
+    db.execute("PRAGMA journal_mode = WAL")
+    with LedgerReader(tmp_path) as reader:
+        assert (reader.exists, reader.runs(), reader.identity()) == (False, [], None)
+    db.close()

@@ -104,7 +104,10 @@ class LedgerReader:
         self._folder = state_dir
         self.exists = self._path.exists() and self._path.stat().st_size > 0
         with believed(self._path):
-            self._db = _connected(self._path) if self.exists else _empty()
+            try:
+                self._db = _connected(self._path) if self.exists else _empty()
+            except _Unmade:
+                self.exists, self._db = False, _empty()
 
     def __enter__(self) -> Self:
         return self
@@ -217,6 +220,10 @@ def _run_row(row: Sequence[Any]) -> RunRow:
     return RunRow._make((run, workflow, source, digest, occasion, Phase(phase), bool(begun), *rest, bool(pruned), json.loads(counts)))
 
 
+class _Unmade(Exception):
+    """The file has no table yet: a daemon is making it at this moment."""
+
+
 def _connected(path: Path) -> sqlite3.Connection:
     """A read-only connection; where SQLite may not make its shared memory, one that takes the file as it is."""
     try:
@@ -235,6 +242,8 @@ def _tried(path: Path, mode: str) -> sqlite3.Connection:
     )
     try:
         if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+                raise _Unmade
             raise LedgerCorrupt(f"{path} is not a ledger of this program; it was left as it is")
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version != VERSION:
