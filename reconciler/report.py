@@ -85,7 +85,8 @@ class Report:
     def directed(self, desired: Desired) -> None:
         """This is what is asked for from now on."""
         self._desired = desired
-        for key in set(self._told) - set(desired.present) - {("Settings", "")}:
+        undeclared = {("Backend", name) for name in desired.backends}  # the local one, when no Backend is declared
+        for key in set(self._told) - set(desired.present) - undeclared:
             source = self._told[key].row.source
             if key[0] != "Run" or desired.is_gone(*key, source):
                 self._remove(key)

@@ -282,3 +282,20 @@ def test_schema_is_a_json_schema() -> None:
     one = reconciler("schema", "workflow")
     assert (one.code, one.json["$ref"]) == (0, "#/$defs/Workflow")
     assert reconciler("schema", "workflo").code == 1
+
+
+def test_the_local_backend_stays_on_the_list(folder: Path) -> None:
+    """The backend that is there without a document is still shown when the manifests change under a running daemon."""
+
+    def ended() -> int:
+        return sum(run["phase"] == "Succeeded" for run in reconciler("get", "runs", "--json", "--dir", folder).json["runs"])
+
+    daemon = started("run", folder)
+    try:
+        until(lambda: ended() == 1, "the first run ends")
+        (folder / "w.yaml").write_text(workflow("w", "{id: a, command: echo bye}"))
+        until(lambda: ended() == 2, "the second run ends")
+        assert [each["name"] for each in reconciler("get", "backends", "--json", "--dir", folder).json["objects"]] == ["local"]
+    finally:
+        daemon.terminate()
+        daemon.communicate(timeout=DEADLINE_S)
