@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from reconciler.backends.watch import Pace, Watch
 from reconciler.clock import utc_now
 from reconciler.core.names import parse_job_name
 from reconciler.core.observed import Answer, Expected, JobFact, JobState, Receipt, Snapshot
-from reconciler.errors import BackendError
+from reconciler.errors import Unreachable
 
 #: Above this many the loop gets a breath between jobs; a submission takes about half a millisecond, a read a tenth.
 _AT_ONCE = 8
@@ -82,9 +83,10 @@ class LocalBackend:
         self._strays: frozenset[str] | None = None  # jobs that lived and nobody expected; None: nobody has looked yet
 
     def own(self) -> None:
-        """Take the spool. Raises NotOwner when it is another ledger's or a newer daemon's, OSError when it cannot be written."""
+        """Take the spool. Raises NotOwner when it is another ledger's or a newer daemon's, Unreachable when it cannot be written."""
         keep_files()
-        self._spool.own(self._owner)
+        with self._reached():
+            self._spool.own(self._owner)
 
     def close(self) -> None:
         """Stop watching, on the event loop. Jobs go on."""
@@ -97,9 +99,10 @@ class LocalBackend:
         began_at = self._now()
         self._spool.check(self._owner)
         if self._strays is None:
-            self._strays = await self._find_strays(expected)
+            with self._reached():
+                self._strays = await self._find_strays(expected)
         self._watch.refresh()
-        unread = await self._meet([each for job, each in expected.items() if not self._watch.knows(job)])
+        unread = await self._meet(self._watch.unknown(expected))
         facts = dict(self._watch.facts)
         self._watch.drop(expected)
         return Snapshot(
@@ -139,17 +142,20 @@ class LocalBackend:
         """Move exit records out of the mailbox; a look still finds them by name. Raises NotOwner and Unreachable."""
         self._spool.check(self._owner)
         async for job in _with_breaths([job for job in jobs if parse_job_name(job)]):
-            self._spool.forget(job)
+            with self._reached():
+                self._spool.forget(job)
 
     # Beyond it: retention and recovery
 
     async def clean(self, runs: Sequence[str]) -> None:
-        """Remove the folders of runs that are over; none of their jobs will ever start again. One with a living job is left alone."""
+        """Remove the folders of runs that are over; none of their jobs will ever start again. One with a living job is left alone.
+
+        Raises NotOwner and Unreachable.
+        """
         self._spool.check(self._owner)
-        root = f"{self._spool.root}/runs"
-        living = {folder.split("/")[-2] for folder in await aside(partial(folders_below, root))}
-        for run in runs:
-            if run not in living:
+        with self._reached():
+            living = {job.partition(".")[0] for job in await aside(self._jobs_that_live)}
+            for run in set(runs) - living:
                 await aside(partial(self._spool.close, run))
 
     def owner_there(self) -> Owner | None:
@@ -167,10 +173,11 @@ class LocalBackend:
     # Inspector
 
     async def queue(self) -> Sequence[QueueRow]:
-        """The jobs of this instance that live."""
+        """The jobs of this instance that live, asked of the kernel: it needs no ownership and no daemon. Raises Unreachable."""
         user = os.environ.get("USER", str(os.getuid()))
-        living = ((job, fact) for job, fact in self._watch.facts.items() if self._watch.lives(job))
-        return [QueueRow(fact.job_id, job, user, fact.state, fact.reason, ours=True) for job, fact in living]
+        with self._reached():
+            seen = await aside(self._living)
+        return [QueueRow(fact.job_id, job, user, fact.state, fact.reason, ours=True) for job, fact in seen]
 
     async def capacity(self) -> Capacity:
         """Slots, and how many are free."""
@@ -190,26 +197,46 @@ class LocalBackend:
         words = "commands are run by /bin/bash" if bash else "there is no /bin/bash: commands are run by /bin/sh, without pipefail"
         return [self._check_spool(), Check("shell", bash, words)]
 
+    def _living(self) -> list[tuple[str, JobFact]]:
+        observed = [(job, self._sight.observe(Expected(job, "", 0.0), self._now())) for job in self._jobs_that_live()]
+        facts = ((job, fact_of(evidence, life, self._now())) for job, (evidence, life) in observed)
+        return [(job, fact) for job, fact in facts if fact is not None]
+
     def _check_spool(self) -> Check:
+        root = self._spool.root
+        there = next(folder for folder in (root, *root.parents) if folder.exists())
+        writable = os.access(there, os.W_OK | os.X_OK) and there.is_dir()
         try:
-            self._spool.check(self._owner)
-        except BackendError as error:
-            return Check("spool", False, str(error))
-        writable = os.access(self._spool.exits, os.W_OK)
-        return Check("spool", writable, f"{self._spool.root} is {'' if writable else 'not '}writable")
+            held = self._spool.owner()
+        except OSError as error:
+            return Check("spool", False, f"{root} cannot be read: {error.strerror}")
+        whose = f"belongs to ledger {held.ledger_id}" if held else "belongs to nobody yet"
+        return Check("spool", writable, f"{root} {whose}" if writable else f"{there} cannot be written")
 
     # How
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Trouble with the disk, or too many open files, says nothing about any job."""
+        try:
+            yield
+        except OSError as error:
+            raise Unreachable(f"the spool {self._spool.root} cannot be used: {error}") from error
 
     def _free(self) -> int | None:
         return None if self._tuning.slots is None else max(0, self._tuning.slots - self._watch.count)
 
     async def _find_strays(self, expected: Mapping[str, Expected]) -> frozenset[str]:
         """Jobs of this instance that live and that nobody expects: of an older ledger, or a twin."""
-        folders = await aside(partial(folders_below, f"{self._spool.root}/runs"))
-        jobs = {folder.rpartition("/")[2] for folder in folders}
-        strays = {job for job in jobs - expected.keys() if parse_job_name(job) and self._spool.folder(job) in folders}
+        strays = await aside(self._jobs_that_live) - expected.keys()
         await self._meet([Expected(job, "", 0.0) for job in strays])
         return frozenset(strays)
+
+    def _jobs_that_live(self) -> set[str]:
+        """The jobs in this spool of which a process lives. Blocks: it asks after every process of the machine."""
+        folders = folders_below(f"{self._spool.root}/runs")
+        jobs = {folder.rpartition("/")[2] for folder in folders}
+        return {job for job in jobs if parse_job_name(job) and self._spool.folder(job) in folders}
 
     async def _meet(self, names: Sequence[Expected]) -> list[str]:
         """Find out about jobs that are not known in memory. Returns those that could not be read."""
@@ -250,7 +277,7 @@ class LocalBackend:
         return Receipt(request.job, Answer.ACCEPTED, self._now(), job_id, "it had been sent before")
 
     def _script(self, request: JobRequest) -> str:
-        layout = Layout(self._spool.folder(request.job), self._spool.exits, self._identify, self._machine.umask)
+        layout = Layout(self._spool.folder(request.job), self._spool.exits, self._identify, self._machine.umask, self._machine.files)
         claim = Claim(self._owner, self._machine.boot, max(0, request.resources.time_limit_s))
         return claimed_script(claim, job_script(request, layout))
 

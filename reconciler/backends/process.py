@@ -7,6 +7,7 @@ that its wrapper leads, and it ends when the group is empty. While a group has m
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -20,6 +21,8 @@ from reconciler.backends.script import FOLDER_VARIABLE
 #: What a job inherits of the daemon's environment: who and where, and the language. Never keys, agent sockets or cloud credentials.
 INHERITED = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "LANGUAGE", "TZ", "TMPDIR")
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: Read when this is imported, because a daemon soon allows itself more than its jobs should have.
+_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 _QUIET = [
     (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
     (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
@@ -40,11 +43,12 @@ class Life(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """This boot and this pid namespace. `umask` is what jobs get, as octal text."""
+    """This boot and this pid namespace. Jobs get `umask` (octal text), and `files` as the soft limit of open files."""
 
     boot: str
     namespace: int
     umask: str
+    files: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ def this_machine() -> Machine:
         boot=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
         namespace=os.stat("/proc/self/ns/pid").st_ino,
         umask=umask,
+        files=_FILES,
     )
 
 

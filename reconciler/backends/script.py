@@ -30,13 +30,14 @@ class Layout:
     """Where a job's files are on the far side, absolute, and how it is to be run there.
 
     `identify` is shell text that sets `me` to what the start record says of the process, without a fork. `umask` is the one of
-    the command ("" leaves that of the wrapper, 077).
+    the command ("" leaves that of the wrapper, 077), `files` its soft limit of open files (0: as it is).
     """
 
     folder: str
     exits: str
     identify: str
     umask: str = ""
+    files: int = 0
 
 
 def identify_process(namespace: int) -> str:
@@ -143,6 +144,8 @@ def _body(request: JobRequest, layout: Layout) -> str:
     lines = ["set --", '[ -z "${BASH_VERSION-}" ] || set -o pipefail']
     if layout.umask:
         lines.append(f"umask {layout.umask}")
+    if layout.files:  # more than 1024 breaks programs that use select()
+        lines.append(f"ulimit -S -n {layout.files}")
     if request.init:
         lines.append(request.init)
     lines += [assignment(name, value) for name, value in request.env]

@@ -227,9 +227,9 @@ class Spool:
         return []
 
     def close(self, run: str) -> None:
-        """Remove everything about `run` but the mark that none of its jobs may ever start again."""
+        """Remove everything about `run` but the mark that none of its jobs may ever start again. What is no run id is left alone."""
         folder = self._runs / run
-        if not folder.is_dir():
+        if parse_job_name(f"{run}.t.1") is None or not folder.is_dir():
             return
         self._take(f"{folder}/closed", "closed 1 end\n")
         for job in self.jobs(run):
@@ -248,15 +248,15 @@ class Spool:
     def _take(self, path: str, text: str, keep: str = "") -> bool:
         """Create `path` with all of `text`, or not at all. False when it exists. `keep`: what to call the same file as well."""
         mine = f"{path}.{os.urandom(6).hex()}"
-        _write(mine, text, os.O_EXCL)
         try:
+            _write(mine, text, os.O_EXCL)
             os.link(mine, path)
             if keep:
                 os.rename(mine, keep)
         except FileExistsError:
             return False
         finally:
-            with suppress(FileNotFoundError):  # it has become `keep`
+            with suppress(FileNotFoundError):  # it has become `keep`, or there is no such folder
                 os.unlink(mine)
         return True
 

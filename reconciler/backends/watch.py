@@ -11,7 +11,7 @@ import asyncio
 import os
 import resource
 import signal
-from collections.abc import Callable, Container
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,7 +20,7 @@ from reconciler.backends.marks import Mark, Process
 from reconciler.backends.process import Life, Machine, age_s, living_groups, signal_group, stat_of, uptime
 from reconciler.backends.spool import CANCEL, TIMEOUT, Evidence, Spool
 from reconciler.backends.verdict import fact_of
-from reconciler.core.observed import JobFact, JobState
+from reconciler.core.observed import Expected, JobFact, JobState
 
 #: What cannot change any more. All else without a process to follow is read again by each look.
 _SETTLED = frozenset({JobState.ENDED, JobState.FENCED})
@@ -98,6 +98,9 @@ class Watch:
         self._changed = changed
         self._pace = pace
         self._live: dict[str, _Live] = {}
+        # Kept apart, so that what happens to one job costs nothing for the others:
+        self._unstarted: set[str] = set()  # live, and their start record has not been seen
+        self._unwatched: set[str] = set()  # live, and no pidfd will tell
         self._timer: asyncio.TimerHandle | None = None
 
     def lives(self, job: str) -> bool:
@@ -107,6 +110,10 @@ class Watch:
     def knows(self, job: str) -> bool:
         """Whether there is nothing about `job` that a look would have to read."""
         return job in self._live or (job in self.facts and self.facts[job].state in _SETTLED)
+
+    def unknown(self, expected: Mapping[str, Expected]) -> list[Expected]:
+        """Those of `expected` that a look must read."""
+        return [expected[job] for job in expected.keys() - self._live.keys() if not self.knows(job)]
 
     @property
     def count(self) -> int:
@@ -151,19 +158,20 @@ class Watch:
 
     def refresh(self) -> bool:
         """Read the start records of jobs that had none when they were last looked at. Whether one has been written since."""
-        written = [self._read_start(job) for job in self._unstarted]
+        written = [self._read_start(job) for job in list(self._unstarted)]
         return any(written)
 
-    def drop(self, expected: Container[str]) -> None:
+    def drop(self, expected: Mapping[str, Expected]) -> None:
         """Forget what is over and not expected any more. Whoever expects it again has it read from the spool."""
-        for job in [job for job, fact in self.facts.items() if job not in expected and job not in self._live]:
+        for job in self.facts.keys() - self._live.keys() - expected.keys():
             del self.facts[job]
 
     def close(self) -> None:
         """Stop watching. Jobs go on."""
         for live in self._live.values():
             _disarm(live)
-        self._live.clear()
+        for jobs in (self._live, self._unstarted, self._unwatched):
+            jobs.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -175,12 +183,17 @@ class Watch:
             most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
         if live.leader is not None and len(self._live) <= most:
             live.leader.watch(partial(self._leader_ended, job))
+        if live.leader is None or not live.leader.watched:
+            self._unwatched.add(job)
+        if not self.facts[job].started:
+            self._unstarted.add(job)
         self._poll_later()
 
     def _leader_ended(self, job: str) -> None:
         live = self._live[job]
         if live.leader is not None:
             live.leader.unwatch()  # first: a pidfd stays readable for ever
+            self._unwatched.add(job)
         self._settle(job)
         self._poll_later()
 
@@ -199,9 +212,12 @@ class Watch:
         if not lives:
             _disarm(live)
             del self._live[job]
+            self._unwatched.discard(job)
+            self._unstarted.discard(job)
         elif live.leader is not None:
             live.leader.unwatch()
             live.leader = None
+            self._unwatched.add(job)
         if fact is None:  # its wrapper ended before it took its start
             del self.facts[job]
         else:
@@ -213,7 +229,8 @@ class Watch:
         with suppress(OSError):  # read again by the next poll
             evidence = self._spool.read(job)
             fact = fact_of(evidence, Life.LED, self._pace.now())
-            if fact is not None and evidence.start is not None and fact != self.facts[job]:
+            if fact is not None and evidence.start is not None:
+                self._unstarted.discard(job)
                 self.facts[job] = fact
                 return True
         return False
@@ -222,21 +239,14 @@ class Watch:
         if self._timer is None and (self._unwatched or self._unstarted):
             self._timer = asyncio.get_running_loop().call_later(self._pace.poll_s, self._poll)
 
-    @property
-    def _unstarted(self) -> list[str]:
-        return [job for job in self._live if not self.facts[job].started]
-
-    @property
-    def _unwatched(self) -> list[str]:
-        return [job for job, live in self._live.items() if live.leader is None or not live.leader.watched]
-
     def _poll(self) -> None:
         self._timer = None
         with suppress(OSError):  # too many open files, most likely: asked again by the next poll
             ended = [job for job in self._unwatched if (leader := self._live[job].leader) is None or leader.gone()]
             living = living_groups(self._live[job].group for job in ended)
             for job in ended:
-                self._conclude(job, self._live[job], self._live[job].group in living)
+                with suppress(OSError):  # as above; one must not hurt the others
+                    self._conclude(job, self._live[job], self._live[job].group in living)
         if self.refresh():
             self._changed()
         self._poll_later()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,12 +15,13 @@ import pytest
 
 from reconciler.backends.base import CancelRequest, FileRequest
 from reconciler.backends.local import LocalBackend, Tuning
+from reconciler.backends.marks import Owner
 from reconciler.backends.process import age_s, stat_of
 from reconciler.backends.script import Layout, identify_process, job_script
 from reconciler.clock import monotonic, utc_now
 from reconciler.core.desired import Cause, Resources
 from reconciler.core.observed import Answer, Expected, JobState
-from reconciler.errors import NotOwner
+from reconciler.errors import NotOwner, Unreachable
 from tests.backends.conformance import RUN, answers, end, look, name, request, seen, send, started, until
 from tests.backends.test_local import Here
 
@@ -372,6 +374,26 @@ async def test_signals_and_files_are_those_of_a_fresh_process(here: Here) -> Non
     assert (await backend.fetch(FileRequest(name(), "out"))).data == b"/dev/null\n"
 
 
+async def test_a_job_has_the_daemons_own_limit_of_files(here: Here) -> None:
+    """A daemon that allows itself more open files does not allow them to its jobs, where select() would break."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    backend = await here.open()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
+    try:
+        await send(backend, request("ulimit -S -n", task="a"))
+        await seen(backend, name("a"), JobState.ENDED)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (await backend.fetch(FileRequest(name("a"), "out"))).data == f"{soft}\n".encode()
+
+
+async def test_a_spool_that_cannot_be_written(here: Here) -> None:
+    """A daemon that cannot make its spool hears why, and from where."""
+    here.spool.write_text("a file, not a folder")
+    with pytest.raises(Unreachable, match="spool"):
+        await here.open()
+
+
 async def test_modes(here: Here) -> None:
     """Nobody else can read the spool; files that the command makes follow the daemon's umask."""
     backend = await here.open()
@@ -421,7 +443,8 @@ async def test_a_run_that_was_cleaned_away(here: Here) -> None:
     job = request(f"echo ran >> {here.work}/ran")
     await send(backend, job)
     await seen(backend, job.job, JobState.ENDED)
-    await backend.clean([RUN, "ffffffffffff", "../.."])
+    await backend.clean([RUN, "ffffffffffff", "..", "../.."])
+    assert not list(here.work.parent.rglob("closed"))[1:]
     assert [path.name for path in (here.spool / "runs" / RUN).iterdir()] == ["closed"]
     assert list((here.spool / "exits").iterdir()) == []
     again = request(f"echo ran >> {here.work}/ran", attempt=2)
@@ -480,15 +503,21 @@ async def test_an_owner_that_cannot_be_read(here: Here) -> None:
 
 
 async def test_what_people_are_shown(here: Here) -> None:
-    """The queue, the slots and the checks, in plain data."""
+    """The queue, the slots and the checks, in plain data; also from a program that does not own the spool."""
     here.tuning = Tuning(slots=3)
     backend = await here.open()
     await send(backend, request("sleep 1000"))
-    assert [(row.name, row.ours) for row in await backend.queue()] == [(name(), True)]
+    fact = await started(backend, name())
+    stranger = LocalBackend("here", here.spool, Owner("nobody", 0), here.changed)
+    for each in (backend, stranger):
+        assert [(row.name, row.job_id, row.state, row.ours) for row in await each.queue()] == [(name(), fact.job_id, "running", True)]
+        assert [(check.name, check.ok) for check in await each.check()] == [("spool", True), ("shell", os.access("/bin/bash", os.X_OK))]
     capacity = await backend.capacity()
     assert (capacity.slots, capacity.free, (await look(backend, name())).room) == (3, 2, 2)
-    assert [(check.name, check.ok) for check in await backend.check()] == [("spool", True), ("shell", os.access("/bin/bash", os.X_OK))]
     assert await backend.explain([name()]) == {}
+    (here.work / "file").touch()
+    nowhere = LocalBackend("here", here.work / "file" / "spool", Owner("nobody", 0), here.changed)
+    assert {check.name: check.ok for check in await nowhere.check()}["spool"] is False
 
 
 async def test_memory_follows_what_is_expected(here: Here) -> None:
