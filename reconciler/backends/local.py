@@ -6,7 +6,7 @@ What holds: the time limit (TERM to the group, KILL a grace later; after a resta
 one start a name, a clean environment. What does not: memory and cpus are not enforced; a process that leaves the job's process group
 (`setsid`, a daemon of its own) is no longer part of the job and is neither waited for nor ended. A job that was claimed before the
 machine restarted is *lost* unless its exit record says how it ended, also when no start record is there: after a power cut a
-missing file proves nothing.
+missing file proves nothing. A task without a working directory runs in its job's folder, beside our records (spool.py names them).
 """
 
 from __future__ import annotations
