@@ -82,7 +82,7 @@ def _close(draft: Draft, news: News) -> None:
     if news.dropped and not draft.dropped:
         draft.dropped = news.dropped
         draft.note("RunDropped", "", news.dropped)
-    if news.cancelled or news.dropped:
+    if draft.closed and draft.counts.get(TaskState.WAITING):  # also what was appended after the wish had been withdrawn
         why = draft.cancelled or draft.dropped
         for task_id in list(draft.tasks):
             record = draft.tasks[task_id]  # read now: the end of one task may already have skipped another

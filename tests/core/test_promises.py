@@ -79,7 +79,7 @@ def task_records(draw: st.DrawFn, run: Run, task: Task, before: dict[str, TaskRe
         exit_code=0 if state is TaskState.RUNNING and task.generates_source and draw(st.booleans()) else None,
         absent_since=draw(times) if live else 0.0,
         not_before=draw(st.sampled_from([0.0, NOW + 5.0])),
-        aim=draw(st.sampled_from(Aim)) if state is TaskState.CANCELLING else None,
+        aim=draw(st.sampled_from([Aim.AGAIN, Aim.LOST])) if state is TaskState.CANCELLING else None,
         told_at=draw(times) if live else 0.0,
     )
 

@@ -113,6 +113,7 @@ class Controller:
     def start(self) -> None:
         """A new daemon: raise the epoch, load the ledger, know nothing else."""
         self.disk.epoch += 1
+        self.promises.shown.clear()
         self.orphans += [each for each in self.flights if not each.arrived and self.rng.random() < 0.5]
         self.flights = []
         self.looks: list[Looking] = []
@@ -193,6 +194,7 @@ class Controller:
         self.newest[name] = answer
         known = self.seen[name]
         for job, fact in answer.facts.items():
+            self.promises.shown[job] = max(looking.began_at, self.promises.shown.get(job, 0.0))
             parts = parse_job_name(job)
             if known.get(job) is not fact and parts is not None:
                 self.fresh.setdefault(parts.run, {})[job] = fact
@@ -279,8 +281,8 @@ class Controller:
             receipts=tuple(self.receipts.get(run_id, ())),
             generated=self.generated.get(run_id, {}),
             suspended="by somebody" if story.suspended.holds(self.now) else "",
-            cancelled="by somebody" if self.now >= story.cancel_at else "",
-            dropped="document removed" if self.now >= story.drop_at else "",
+            cancelled="by somebody" if story.cancelled.holds(self.now) else "",
+            dropped="document removed" if story.dropped.holds(self.now) else "",
         )
 
     def _tell(self, run_id: str, news: News, plan: Plan) -> None:

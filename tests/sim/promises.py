@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from reconciler.core.actions import Cancel, Submit
 from reconciler.core.desired import Cause, Run, Task, When
-from reconciler.core.draft import EVENT_OF, LOSSES_MAX, is_fine
+from reconciler.core.draft import EVENT_OF, LOSSES_MAX
 from reconciler.core.names import job_name, parse_job_name
 from reconciler.core.observed import Answer, News, Receipt
 from reconciler.core.plan import Plan, remember
@@ -47,6 +47,8 @@ class Promises:
         self.doubtful: set[str] = set()  # names that were sent and not proven unsent
         self.refused: set[str] = set()
         self.pending: Callable[[str], bool] = lambda job: False  # whether a Submit of this name is still under way
+        self.shown: dict[str, float] = {}  # when the newest look began that showed this daemon a job
+        self.in_order = True  # looks are folded in the order in which they began
         self.twice = 0  # every so many plans are made twice
         self._plans = 0
 
@@ -143,7 +145,7 @@ class Promises:
         hold(0, action.backend == run.backend_of(task), f"{job} is sent to {action.backend}")
         for need in task.needs:
             hold(3, saved[need].state in FINAL, f"{job} is sent, and {need} is {saved[need].state}")
-        spoiled = [need for need in task.needs if not is_fine(self.tasks[action.run, need], saved[need])]
+        spoiled = [need for need in task.needs if not self._is_fine(run, need, saved[need])]
         if task.when is When.SUCCESS:
             hold(3, not spoiled, f"{job} is sent, and {spoiled} did not succeed")
         elif task.when is When.FAILURE:
@@ -168,6 +170,7 @@ class Promises:
             hold(6, before.state not in FINAL or after == before, f"the final record of {task_id} changed from {before} to {after}")
         self._check_closed(run, plan)
         self._check_events(plan)
+        self._check_absence(run, record, news, plan)
         self._plans += 1
         if self.twice and self._plans % self.twice == 0:
             self._check_again(planner, run, record, news, room, now, plan)
@@ -196,6 +199,20 @@ class Promises:
             for task_id, record in plan.record.tasks.items():
                 ended = record.state in FINAL or (record.state is TaskState.CANCELLING and record.aim is Aim.CANCELLED)
                 hold(5, ended, f"{run.id} is cancelled, and {task_id} is {record.state} (aim {record.aim})")
+
+    def _check_absence(self, run: Run, record: RunRecord, news: News, plan: Plan) -> None:
+        """Nothing is believed gone before a grace has passed since a look that showed it began."""
+        for job in news.absent - news.facts.keys() - {receipt.job for receipt in news.receipts}:
+            parts = parse_job_name(job)
+            assert parts is not None
+            before, after = record.tasks[parts.task], plan.record.tasks[parts.task]
+            doubted = after.state is TaskState.CANCELLING and after.aim is not Aim.CANCELLED
+            believed = before.state is not after.state and (doubted or after.cause is Cause.LOST)
+            if not believed or not self.in_order or job not in self.shown:
+                continue
+            view = news.backends[run.backend_of(self.tasks[run.id, parts.task])]
+            since = (view.began_at or 0.0) - self.shown[job]
+            hold(6, since >= view.absence_grace_s, f"{job} is believed gone (now {after.state}), and was seen {since:.0f} s before")
 
     def _check_events(self, plan: Plan) -> None:
         ended: set[str] = set()
@@ -237,6 +254,10 @@ class Promises:
         ]
         hold(8, acts[0] == acts[1], f"with all facts other actions are taken: {acts}")
 
+    def _is_fine(self, run: Run, task_id: str, record: TaskRecord) -> bool:
+        forgiven = self.tasks[run.id, task_id].allow_failure and record.state in (TaskState.FAILED, TaskState.LOST)
+        return record.state is TaskState.SUCCEEDED or forgiven
+
     # ---- 6, 7, 10: what is saved
 
     def check_saved(self, was: Run, run: Run, old: Mapping[str, TaskRecord], new: Mapping[str, TaskRecord]) -> None:
@@ -257,6 +278,17 @@ class Promises:
                 self._check_success(run, task_id, record)
             if record.state in FINAL and before.state not in FINAL:
                 self._check_final(run, task_id, before, record)
+            if record.state is TaskState.SKIPPED and before.state is not TaskState.SKIPPED:
+                self._check_skipped(run, task_id, new)
+
+    def _check_skipped(self, run: Run, task_id: str, saved: Mapping[str, TaskRecord]) -> None:
+        task = self.tasks[run.id, task_id]
+        fine = [self._is_fine(run, need, saved[need]) for need in task.needs if saved[need].state in FINAL]
+        if task.when is When.SUCCESS:
+            hold(3, not all(fine), f"{task_id} is skipped, and nothing it needs failed")
+        else:
+            called_for = task.when is When.ALWAYS or not all(fine) or len(fine) < len(task.needs)
+            hold(3, not called_for, f"{task_id} is skipped, and it was called for")
 
     def _check_success(self, run: Run, task_id: str, record: TaskRecord) -> None:
         job = job_name(run.id, task_id, record.attempt)

@@ -71,6 +71,7 @@ class Simulation:
             cluster.check_owner("ledger", 1)  # whoever comes second is the second
         self.daemon.habits = replace(self._draw_habits(), **subject.habits)
         self.promises.pending = self._is_pending
+        self.promises.in_order = not self.daemon.habits.folds_stale
         self.restore_at = self.rng.uniform(100, 700) if self.rng.random() < 0.25 else float("inf")
         self.other = self._draw_other(subject)
         self.old: list[Disk] = []

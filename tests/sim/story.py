@@ -41,8 +41,8 @@ class RunStory:
     run: Run
     appears_at: float
     files: dict[str, Generated] = field(default_factory=dict)  # what a generator's file says, by task id
-    cancel_at: float = NEVER
-    drop_at: float = NEVER
+    cancelled: Span = field(default_factory=Span)  # once it was seen it holds, also after the wish was withdrawn
+    dropped: Span = field(default_factory=Span)
     suspended: Span = field(default_factory=Span)
 
 
@@ -86,8 +86,8 @@ def _draw_run(rng: random.Random, number: int, backends: list[str]) -> RunStory:
             max_concurrent=rng.choice((None, None, 1, 2)),
         ),
         appears_at=rng.choice((0.0, 0.0, rng.uniform(0, 300))),
-        cancel_at=rng.uniform(10, 500) if rng.random() < 0.3 else NEVER,
-        drop_at=rng.uniform(10, 700) if rng.random() < 0.1 else NEVER,
+        cancelled=_wish(rng, 0.3),
+        dropped=_wish(rng, 0.15),
         suspended=_span(rng, 0.2),
     )
     for task in tasks:
@@ -125,3 +125,9 @@ def _draw_file(rng: random.Random, tasks: tuple[Task, ...], generator: Task, bac
 def _span(rng: random.Random, share: float) -> Span:
     start = rng.uniform(0, 500)
     return Span(start, start + rng.uniform(20, 300)) if rng.random() < share else Span()
+
+
+def _wish(rng: random.Random, share: float) -> Span:
+    """Most stay; some are withdrawn soon."""
+    start = rng.uniform(10, 500)
+    return Span(start, start + rng.choice((20.0, NEVER, NEVER))) if rng.random() < share else Span()
