@@ -232,6 +232,20 @@ def test_6_final_stays_final(moment: Moment) -> None:
 
 @every()
 @given(moments())
+def test_6_absence_is_cleared_on_sight(moment: Moment) -> None:
+    """A job that was shown is not absent any more, and one that nobody missed is not believed gone."""
+    run, record, news, room = moment
+    planned = plan(run, record, replace(news, absent=frozenset()), room, NOW)
+    for task_id, before in record.tasks.items():
+        after = planned.record.tasks[task_id]
+        fact = news.facts.get(job_name(RUN, task_id, after.attempt))
+        if before.state in LIVE and after.state in LIVE and fact is not None and fact.state not in (JobState.ENDED, JobState.FENCED):
+            assert after.absent_since == 0.0
+        assert before.absent_since or not after.absent_since
+
+
+@every()
+@given(moments())
 def test_7_success_needs_an_exit_record(moment: Moment) -> None:
     """A task succeeds only by code 0 of the attempt that is recorded; a generator also needs its file."""
     run, record, news, room = moment
