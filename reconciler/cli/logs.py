@@ -15,7 +15,7 @@ from reconciler.cli.folder import Trusted, folder_option, json_option, quiet_log
 from reconciler.cli.lookup import find_stored, find_task
 from reconciler.cli.output import print_json
 from reconciler.core.names import job_name
-from reconciler.core.record import FINAL, TaskState
+from reconciler.core.record import FINAL, TaskRecord, TaskState
 from reconciler.errors import ReconcilerError
 from reconciler.printable import escape
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.2
 _CHUNK_BYTES = 1_000_000
+_EVENTS_AT_ONCE = 1000
 #: Colours and bold (SGR) are what programs print on purpose and cannot steer a terminal; everything else is escaped.
 _COLOUR = re.compile(r"(\x1b\[[0-9;:]*m)")
 
@@ -99,12 +100,12 @@ async def _once(read: Read, wanted: _Wanted, attempt: int, tail: int | None, as_
 
 async def _follow(reader: LedgerReader, read: Read, wanted: _Wanted, attempt: int, tail: int | None) -> int:
     """Print what comes until the task is final. A new attempt is a new file: it is told on standard error."""
-    offset = -1
+    offset, seen, record = -1, 0, TaskRecord()
     while True:
-        record = next(record for task, record in reader.tasks(wanted.run) if task.id == wanted.task.id)
-        if record.attempt > attempt and record.state is not TaskState.WAITING:
-            attempt, offset, tail = record.attempt, 0, None
-            click.echo(f"-- attempt {attempt} --", err=True)
+        news = reader.events(run=wanted.run, after=seen, limit=_EVENTS_AT_ONCE)
+        if not seen or any(stored.event.task == wanted.task.id for stored in news):  # a large run's tasks are read only when one moved
+            record = next(record for task, record in reader.tasks(wanted.run) if task.id == wanted.task.id)
+        seen = news[-1].seq if news else seen
         got = await _read(read, wanted, attempt, max(offset, 0), _CHUNK_BYTES)
         if got.data is not None and offset < 0:
             offset = await _tail_begin(read, wanted, attempt, got.size, tail)
@@ -112,7 +113,12 @@ async def _follow(reader: LedgerReader, read: Read, wanted: _Wanted, attempt: in
         if got.data:
             _print(got.data)
             offset += len(got.data)
-            continue  # a full chunk: there may be more
+            continue  # there may be more
+        # the record is older than what was read, so nothing of an attempt that it calls over is left
+        if record.attempt > attempt and record.state is not TaskState.WAITING:
+            attempt, offset, tail = record.attempt, 0, None
+            click.echo(f"-- attempt {attempt} --", err=True)
+            continue
         if record.state in FINAL:
             return 0
         await asyncio.sleep(_POLL_S)

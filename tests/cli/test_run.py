@@ -169,6 +169,8 @@ def test_status_files_are_no_manifests(folder: Path) -> None:
     assert reconciler("validate", folder).code == 0
     assert reconciler("run", "--once", folder, timeout=DEADLINE_S).code == 0
     assert reconciler("approve", "w", "--dir", folder).code == 0
+    (folder / "settings.yaml").write_text(SETTINGS + "spec: {listn: x}\n")
+    assert [line.split(":")[0] for line in reconciler("validate", folder).err.splitlines()] == ["settings.yaml"]
 
 
 def test_another_state_folder_is_found_by_the_read_verbs(folder: Path, tmp_path: Path) -> None:
@@ -224,6 +226,24 @@ def test_follow_a_task_and_its_run(folder: Path, tmp_path: Path) -> None:
         daemon.send_signal(signal.SIGTERM)
         _, said = daemon.communicate(timeout=DEADLINE_S)
     assert daemon.returncode == 0, said
+
+
+def test_follow_goes_on_with_the_next_attempt(folder: Path, tmp_path: Path) -> None:
+    """`logs -f` of a task that is tried again prints the next attempt too, and says so on standard error."""
+    go = tmp_path / "go"
+    once = f"test -e {go}2 && echo second || {{ touch {go}2; echo first; exit 1; }}"
+    command = f"echo begun; while ! test -e {go}; do sleep 0.05; done; {once}"
+    (folder / "w.yaml").write_text(workflow("w", f"{{id: a, command: '{command}', retry: {{limit: 1, backoff: 1s}}}}"))
+    daemon = started("run", folder)
+    try:
+        until(lambda: "running" in reconciler("get", "w", "--dir", folder).out, "the task runs")
+        reading = started("logs", "w", "a", "-f", "--dir", folder)
+        assert reading.stdout is not None and reading.stdout.readline() == "begun\n"
+        go.touch()
+        assert reading.communicate(timeout=DEADLINE_S) == ("first\nbegun\nsecond\n", "-- attempt 2 --\n")
+    finally:
+        daemon.terminate()
+        daemon.communicate(timeout=DEADLINE_S)
 
 
 def test_watch_in_a_terminal_draws(folder: Path) -> None:
