@@ -19,7 +19,7 @@ from reconciler.errors import SourceError
 from reconciler.manifest.fields import redact_url
 from reconciler.sources.git_local import LocalRepository
 from reconciler.sources.git_ref import Ref
-from reconciler.sources.git_remote import Mirror
+from reconciler.sources.git_remote import Login, Mirror
 from reconciler.sources.git_tree import GitTree, open_repository
 from reconciler.sources.globs import Globs
 from reconciler.sources.offloop import OffLoop
@@ -70,7 +70,7 @@ class GitSource:
         self._times = Timetable(spec.interval_s)
         self._watch = watcher.subscribe(self._times.ring)
         self._local = LocalRepository(spec.path, self._ref, self._subject, self._watch) if spec.path else None
-        self._mirror = Mirror(spec.url, self._ref, cache_dir / name, spec.deploy_key, spec.known_hosts)
+        self._mirror = Mirror(self._subject, spec.url, self._ref, cache_dir / name, Login(spec.deploy_key, spec.known_hosts))
         self._off_loop = OffLoop(self._subject)
         self._turn = asyncio.Lock()
         self._tree: GitTree | None = None

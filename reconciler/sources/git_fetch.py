@@ -25,7 +25,6 @@ import pygit2
 from pygit2.enums import ConfigLevel, CredentialType
 
 from reconciler.errors import SourceError, SourceRefused, SourceUnreachable
-from reconciler.manifest.fields import redact_url
 from reconciler.printable import redact_text
 from reconciler.sources.git_hostkeys import SSH_PORT, host_name, trusted_lines
 from reconciler.sources.git_ref import Ref
@@ -39,13 +38,29 @@ PACKS_MAX = 100
 GRACE_S = 5
 """How long after the time-out this process ends itself, should nobody be left to kill it."""
 
+_NO_REPOSITORY = "there is no such repository, or it is not shown to us"
+_NO_LOGIN = "the server refused the login"
+_REFUSALS = {
+    "status code: 404": _NO_REPOSITORY,
+    "does not appear to be a git repository": _NO_REPOSITORY,
+    "epository not found": _NO_REPOSITORY,
+    "private key file": "the deploy key is none that can be used; it must be a private key without a passphrase",
+    "status code: 401": _NO_LOGIN,
+    "status code: 403": _NO_LOGIN,
+    "authenticat": _NO_LOGIN,
+    "exchange encryption keys": "the host has no key of the kind that known_hosts says, or no cipher that we have",
+    "certificate": "the server's certificate is not to be trusted",
+}
+"""What libgit2 1.9 and its ssh library say when a person must act, seen from real servers (tests/sources/test_git_ssh.py, _https.py)."""
+
 _SCP_FORM = re.compile(r"(?:([^@/]+)@)?([^@/:]+):(?!//)(.+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to fetch from where. Paths are absolute; "" for a key or a known_hosts file that is not given."""
+    """What to fetch from where. Paths are absolute; "" for a key that is not given. `subject` begins messages, without credentials."""
 
+    subject: str
     url: str
     kind: str
     name: str
@@ -59,11 +74,6 @@ class Order:
     def ref(self) -> Ref:
         return Ref(self.kind, self.name)
 
-    @property
-    def subject(self) -> str:
-        """What messages call the repository; without credentials."""
-        return redact_url(self.url)
-
 
 def ssh_address(url: str) -> tuple[str, int] | None:
     """Host and port of an ssh url (`ssh://…` or `user@host:path`); None for another one."""
@@ -74,7 +84,7 @@ def ssh_address(url: str) -> tuple[str, int] | None:
     return (parts.hostname or "", parts.port or SSH_PORT) if parts.scheme == "ssh" else None
 
 
-class Login(pygit2.RemoteCallbacks):
+class Visitor(pygit2.RemoteCallbacks):
     """Shows the deploy key, once; believes no host that libgit2 does not; stops a server that sends without end."""
 
     def __init__(self, order: Order) -> None:
@@ -209,7 +219,7 @@ def _fetch_ref(repository: pygit2.Repository, order: Order) -> str:
         raise order.ref.missing(order.subject, names)
     known = repository.references.get(TIP)
     if known is None or str(known.target) != wanted:
-        remote.fetch([f"+{order.ref.full}:{TIP}"], callbacks=Login(order), proxy=True)
+        remote.fetch([f"+{order.ref.full}:{TIP}"], callbacks=Visitor(order), proxy=True)
     try:
         return str(repository.references[TIP].peel(pygit2.Commit).id)
     except pygit2.GitError as error:
@@ -222,11 +232,11 @@ def _fetch_commit(repository: pygit2.Repository, order: Order) -> str:
         return order.name
     remote, names = _connected(repository, order)
     try:
-        remote.fetch([f"+{order.name}:{TIP}"], callbacks=Login(order), proxy=True)
+        remote.fetch([f"+{order.name}:{TIP}"], callbacks=Visitor(order), proxy=True)
     except pygit2.GitError:  # the server hands out what a ref stands at, and nothing else
         remote, names = _connected(repository, order)
         specs = ["+refs/heads/*:refs/reconciler/heads/*", "+refs/tags/*:refs/reconciler/tags/*"]
-        remote.fetch(specs, callbacks=Login(order), proxy=True)
+        remote.fetch(specs, callbacks=Visitor(order), proxy=True)
     if not _has(repository, order.name):
         raise order.ref.missing(order.subject, names)
     repository.references.create(TIP, order.name, force=True)
@@ -240,7 +250,7 @@ def _has(repository: pygit2.Repository, commit: str) -> bool:
 def _connected(repository: pygit2.Repository, order: Order) -> tuple[pygit2.Remote, dict[str, str]]:
     """The remote, connected, and what it has: full name of each ref -> 40 digits."""
     remote = repository.remotes.create_anonymous(order.url)
-    remote.connect(callbacks=Login(order), proxy=True)
+    remote.connect(callbacks=Visitor(order), proxy=True)
     return remote, {head.name or "": str(head.oid) for head in remote.list_heads(connect=False)}
 
 
@@ -253,12 +263,16 @@ def translated(call: Callable[[], str], subject: str) -> dict[str, str]:
     except SourceUnreachable as error:
         return {"unreachable": str(error)}
     except (SourceError, pygit2.GitError, KeyError, ValueError, OSError) as error:
-        said = redact_text(str(error))
-        if "status code: 404" in said or "not found" in said.lower() or "does not appear to be a git repository" in said:
-            return {"refused": f"{subject}: there is no such repository, or it is not shown to us ({said})"}
-        if "status code: 401" in said or "status code: 403" in said or "authenticat" in said:
-            return {"refused": f"{subject}: the server refused the login ({said})"}
-        return {"unreachable": f"{subject} cannot be reached: {said}"}
+        said = redact_text(" ".join(str(error).split()))
+        return _trouble(said, subject)
+
+
+def _trouble(said: str, subject: str) -> dict[str, str]:
+    """What libgit2 says in words, as refused (a person must act) or unreachable (everything that we do not know)."""
+    for words, meaning in _REFUSALS.items():
+        if words in said:
+            return {"refused": f"{subject}: {meaning} ({said})"}
+    return {"unreachable": f"{subject} cannot be reached: {said}"}
 
 
 def main() -> None:

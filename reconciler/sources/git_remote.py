@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import reconciler
@@ -32,21 +32,30 @@ PASSED_ON = (
 SAID_MAX = 500
 
 
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Files with our private ssh key and with the host keys to trust. None: no key, and ~/.ssh/known_hosts."""
+
+    deploy_key: Path | None
+    known_hosts: Path | None
+
+
 class Mirror:
     """A bare mirror under `folder`, which belongs to this source alone. Another url gets another mirror, and the old one goes."""
 
-    def __init__(self, url: str, ref: Ref, folder: Path, deploy_key: Path | None, known_hosts: Path | None) -> None:
+    def __init__(self, subject: str, url: str, ref: Ref, folder: Path, login: Login) -> None:
         folder = Path(os.path.abspath(folder))
         self.path = str(folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.git")
         self._folder = folder
         self._order = Order(
+            subject=subject,
             url=url,
             kind=ref.kind,
             name=ref.name,
             mirror=self.path,
             home=str(folder / "home"),
-            deploy_key=_absolute(deploy_key),
-            known_hosts=_absolute(known_hosts or Path("~/.ssh/known_hosts")),
+            deploy_key=_absolute(login.deploy_key),
+            known_hosts=_absolute(login.known_hosts or Path("~/.ssh/known_hosts")),
             timeout_s=0.0,
         )
 

@@ -69,9 +69,10 @@ class Subscription:
         """Watch these folders, not below them. `wants` says of a changed path (a folder's entry) whether it is worth a look."""
         if folders == self.wish.folders:
             self.wish = _Wish(self.wish.folders, wants, self.wish.silent)
-            return
-        self.wish = _Wish(dict(folders), wants, _silent_file_system(folders))
-        self._watcher.wake()
+        else:
+            self.wish = _Wish(dict(folders), wants, _silent_file_system(folders))
+        if not self._watcher.has(self):
+            self._watcher.wake()
 
     def close(self) -> None:
         """Stop watching for this source. Safe to call twice."""
@@ -110,6 +111,10 @@ class Watcher:
                 self._thread.start()
         return subscription
 
+    def has(self, subscription: Subscription) -> bool:
+        """Whether all its folders are watched now, or it is polled. A folder that was deleted and made again is not watched."""
+        return self._is_polled(subscription) or subscription.wish.folders.items() <= self._built.items()
+
     def drop(self, subscription: Subscription) -> None:
         """Forget a subscription; called by its `close`."""
         with self._lock:
@@ -135,6 +140,7 @@ class Watcher:
             self._rebuild(subscriptions)
             changes = self._wait(subscriptions)
             if changes is None:
+                self._built = {}  # one of the events that were forgotten may have been the end of a watched folder
                 _ring(self._current())
             else:
                 self._tell(self._current(), changes)
@@ -153,6 +159,8 @@ class Watcher:
             return
         present = {path: identity for path, identity in wanted.items() if os.path.isdir(path)}
         if present == self._built:
+            # Whoever asks for a folder that has gone since does not know it yet, and no event will tell.
+            _ring(s for s in subscriptions if not s.wish.silent and not s.wish.folders.keys() <= present.keys())
             return
         old, self._notify, self._built = self._notify, None, {}
         if present:
