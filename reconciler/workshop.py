@@ -104,7 +104,7 @@ class Workshop:
         except Exception as error:  # one workflow's fault must not stop the others; raised where its run is made
             self._made[debt.run_id] = error
         self._making.discard(debt.run_id)
-        self._wake()
+        self._done()
 
     async def _judge(self, fetched: Fetched, live: LiveRun, desired: Desired) -> None:
         count = len(live.run.tasks)
@@ -118,6 +118,12 @@ class Workshop:
             generated = Generated(error=f"{fetched.path}: {type(error).__name__}: {error}")
         self._read[fetched.job] = (count, generated)
         self._fetched[fetched.job] = fetched
+        self._done()
+
+    def _done(self) -> None:
+        """The task that calls this is over but for this: whoever is woken must not find it busy."""
+        if task := asyncio.current_task():
+            self._tasks.discard(task)
         self._wake()
 
 

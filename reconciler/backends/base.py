@@ -33,7 +33,7 @@ FENCED_EXIT = 121
 class JobRequest:
     """One attempt to be sent, with everything resolved. Nothing in it is ever put into a shell string unquoted.
 
-    `working_dir` "" means the job's own folder. `output_file`, `error_file` "" mean `out` and `err` there.
+    `working_dir` "" means a folder `work` in the job's own folder, where `out` and `err` are when their files are "".
     `env` is exported literally, in order; `init` is shell text that runs before `command`, in the same shell.
     """
 

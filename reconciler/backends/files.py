@@ -16,6 +16,7 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from reconciler.backends.base import FileRange, FileRequest
+from reconciler.backends.script import work_folder
 
 T = TypeVar("T")
 #: No answer carries more than this, whatever was asked for.
@@ -67,8 +68,8 @@ class Files:
         return self._asked[question]
 
     async def read(self, request: FileRequest, folder: str) -> FileRange:
-        """The range that was asked for. `folder` is the job's own: where `out` and `err` are, and its default working directory."""
-        work = self.expanded(request.working_dir or folder, folder)
+        """The range that was asked for. `folder` is the job's own: where `out`, `err` and its default working directory are."""
+        work = self.expanded(request.working_dir or work_folder(folder), folder)
         path = os.path.join(folder, request.path) if request.path in {"out", "err"} else self.expanded(request.path, work)
         future = aside(partial(_read_range, path, request.offset, min(max(0, request.bytes_max), _BYTES_MAX)))
         await asyncio.wait({future}, timeout=self._wait_s)

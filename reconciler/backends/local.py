@@ -24,7 +24,7 @@ from reconciler.backends.base import CancelRequest, Capacity, Check, Explanation
 from reconciler.backends.files import Files, Question, Trouble, aside
 from reconciler.backends.marks import Claim, Owner, Process, Revoked
 from reconciler.backends.process import clean_environment, folders_below, keep_files, processes_of, spawn, this_machine
-from reconciler.backends.script import Layout, claimed_script, identify_process, job_script, trouble
+from reconciler.backends.script import Layout, claimed_script, identify_process, job_script, trouble, work_folder
 from reconciler.backends.sight import Sight
 from reconciler.backends.spool import CANCEL, Spool
 from reconciler.backends.verdict import fact_of
@@ -285,9 +285,11 @@ class LocalBackend:
         """Start a job whose name was just claimed. What fails before the spawn returns is proof that it did not start."""
         folder = self._spool.folder(request.job)
         try:
+            if not request.working_dir:
+                self._spool.make_work(request.job)
             for name, target in (("out", request.output_file), ("err", request.error_file)):
                 if target:
-                    work = self._files.expanded(request.working_dir or folder, folder)
+                    work = self._files.expanded(request.working_dir or work_folder(folder), folder)
                     self._spool.link_output(request.job, name, self._files.expanded(target, work))
             pid = spawn(folder, self._environment)
         except OSError as error:

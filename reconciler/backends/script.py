@@ -77,6 +77,12 @@ def trouble(request: JobRequest) -> str:
     return ""
 
 
+def work_folder(folder: str) -> str:
+    """Where a task without a working directory runs: apart from our records, so that a file called `exit` or `out` of its own is just
+    a file. `folder` is the job's."""
+    return f"{folder}/work"
+
+
 def shell_path(path: str) -> str:
     """`path` as one shell word: `~` and `~/…` below the home folder of whoever runs it, all else literal."""
     if path == "~":
@@ -87,7 +93,7 @@ def shell_path(path: str) -> str:
 def _wrapper(request: JobRequest, layout: Layout) -> str:
     shell = '"$shell" -l' if request.login_shell else '"$shell"'
     opened, streams = _streams(request, layout)
-    enter = f"cd -- {shell_path(request.working_dir)} || finish {UNBEGUN_EXIT} workdir\n" if request.working_dir else ""
+    enter = f"cd -- {shell_path(request.working_dir or work_folder(layout.folder))} || finish {UNBEGUN_EXIT} workdir\n"
     return f"""# {request.job}: `sh script` is the wrapper, `bash script body` runs what the task asked for, at the end of this file.
 [ "${{1-}}" = body ] || {{
 folder={quote(layout.folder)}
@@ -150,5 +156,5 @@ def _body(request: JobRequest, layout: Layout) -> str:
         lines.append(request.init)
     lines += [assignment(name, value) for name, value in request.env]
     if request.init:  # which may have gone elsewhere
-        lines.append(f"cd -- {shell_path(request.working_dir or layout.folder)} || exit {UNBEGUN_EXIT}")
+        lines.append(f"cd -- {shell_path(request.working_dir or work_folder(layout.folder))} || exit {UNBEGUN_EXIT}")
     return "\n".join((*lines, request.command, ""))

@@ -35,6 +35,7 @@ from reconciler.backends.marks import (
     parse_owner,
     parse_start,
 )
+from reconciler.backends.script import work_folder
 from reconciler.core.names import parse_job_name
 from reconciler.errors import NotOwner, Unreachable
 
@@ -236,6 +237,11 @@ class Spool:
             shutil.rmtree(folder / job, ignore_errors=True)
             with suppress(FileNotFoundError):
                 os.unlink(self._exits / job)
+
+    def make_work(self, job: str) -> None:
+        """Make the folder in which a job without a working directory runs."""
+        with suppress(FileExistsError):
+            os.mkdir(work_folder(self.folder(job)), 0o700)
 
     # How files are written
 

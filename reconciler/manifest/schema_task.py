@@ -102,7 +102,7 @@ class TaskSpec(Model):
     )
     image: Annotated[Line, IN_DIGEST, NOT_YET] = Field(default="", description="Container image.")
     output_file: Annotated[PathText, IN_DIGEST] = Field(
-        default="", description="File for standard output, relative to `working_dir`. Left out: in the job's own folder."
+        default="", description="File for standard output, relative to `working_dir`. Left out: `out` in the job's own folder."
     )
     error_file: Annotated[PathText, IN_DIGEST] = Field(default="", description="File for standard error, likewise.")
     env: Annotated[EnvRules, IN_DIGEST] = Field(default=(), description="Environment rules of this task; evaluated last.")

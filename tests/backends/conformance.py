@@ -174,6 +174,13 @@ class Conformance:
         fact = await seen(backend, name(), JobState.ENDED)
         assert (fact.exit_code, fact.cause, fact.started) == (code, Cause.EXIT, True)
 
+    async def test_files_of_the_command_are_no_records(self, far: Far) -> None:
+        """A task without a working directory may write files called like our records: it ends by its own exit code."""
+        backend = await far.open()
+        await send(backend, request("for name in exit out err start.0 fenced claim; do echo 'exit 1 0 command end' > $name; done; exit 3"))
+        fact = await seen(backend, name(), JobState.ENDED)
+        assert (fact.exit_code, fact.cause) == (3, Cause.EXIT)
+
     async def test_a_signal_is_told(self, far: Far) -> None:
         """A command that a signal ends is told with the signal."""
         backend = await far.open()

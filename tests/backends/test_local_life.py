@@ -286,7 +286,7 @@ async def test_zombies_are_dead(here: Here) -> None:
     code = "import subprocess, sys, time\nsubprocess.Popen(sys.argv[1:], start_new_session=True)\ntime.sleep(1000)"
     await send(backend, request("true", task="other"))
     folder = here.folder(name())
-    folder.mkdir(parents=True)
+    (folder / "work").mkdir(parents=True)
     request_ = request("sleep 1000")
     layout = Layout(str(folder), str(here.spool / "exits"), identify_process(os.stat("/proc/self/ns/pid").st_ino))
     (folder / "script").write_text(job_script(request_, layout))
@@ -404,7 +404,7 @@ async def test_modes(here: Here) -> None:
     assert wrong == []
     umask = os.umask(0o77)
     os.umask(umask)
-    assert (here.folder(name()) / "made").stat().st_mode & 0o777 == 0o666 & ~umask
+    assert (here.folder(name()) / "work" / "made").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 async def test_output_files_of_the_tasks_own(here: Here) -> None:

@@ -32,7 +32,7 @@ class Spooled:
     def __init__(self, root: Path) -> None:
         self.folder = root / "a folder's" / name()
         self.exits = root / "exits"
-        self.folder.mkdir(parents=True)
+        (self.folder / "work").mkdir(parents=True)
         self.exits.mkdir()
 
     def write(self, command: str, umask: str = "", **fields: Any) -> None:
@@ -73,7 +73,7 @@ def test_any_posix_shell_runs_the_wrapper(shell: str, spooled: Spooled) -> None:
     assert start.pid > 1 and start.ticks > 0
     assert spooled.out == f"{spooled.folder}/script 0\n"
     assert (spooled.folder / "err").read_text() == "err\n"
-    assert sorted(path.name for path in spooled.folder.iterdir()) == ["err", "exit", "out", "script", "start.0"]
+    assert sorted(path.name for path in spooled.folder.iterdir()) == ["err", "exit", "out", "script", "start.0", "work"]
     assert parse_claim((spooled.folder / "script").read_text()) == CLAIM
 
 
