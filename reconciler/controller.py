@@ -438,7 +438,7 @@ class Controller:
         for step in steps.values():
             for backend, job, expected in self._fleet.apply(step):
                 if outlook := self.outlooks.get(backend):
-                    outlook.expected[job] = expected
+                    outlook.expect(job, expected)
             if step.alters:
                 self._tell(step)
         self._act([step for step in steps.values() if step.actions or step.look_at])

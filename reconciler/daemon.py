@@ -146,10 +146,12 @@ class Daemon:
         self._settings = settings
         self._places = Places(settings, Watcher())
         self._stopping = False
+        self._controller: Controller | None = None
 
     async def run(self, once: bool) -> int:
         """Serve until SIGTERM or SIGINT; with `once` until nothing moves. Jobs are left running. Raises LedgerError."""
         settings = self._settings
+        self._on_stop_signals()
         ledger = await asyncio.to_thread(Ledger.open, settings.state_dir, settings.instance)
         try:
             await asyncio.to_thread(self._check_traces, ledger)
@@ -187,7 +189,7 @@ class Daemon:
 
         report = Report(writer, rows, poke)
         recovered = _Recovered(ledger, report.release)
-        controller = Controller(Parts(settings.instance, ledger, report, self._outlook_maker(ledger), recovered.held))
+        controller = self._controller = Controller(Parts(settings.instance, ledger, report, self._outlook_maker(ledger), recovered.held))
 
         def deliver(desired: Desired) -> None:
             report.directed(desired)
@@ -197,7 +199,7 @@ class Daemon:
         report.feeds = intake.feeds
         intake.remember({(row.kind, row.name): LastGood(row.kind, row.name, row.source, row.file, None) for row in rows})
         await controller.load()
-        self._on_signals(controller, intake)
+        self._on_look_signal(controller, intake)
         log.info(EventName.DAEMON_STARTED, instance=settings.instance, version=__version__, pid=os.getpid(), folder=str(settings.folder))
         _notify_systemd("READY=1")
         intake.start()
@@ -245,22 +247,26 @@ class Daemon:
 
         return make
 
-    def _on_signals(self, controller: Controller, intake: Intake) -> None:
+    def _on_stop_signals(self) -> None:
+        """Before anything else, so that a stop during the start is a stop too."""
         loop = asyncio.get_running_loop()
 
         def stop(name: str) -> None:
             log.info(EventName.DAEMON_STOPPING, signal=name)
             self._stopping = True
-            controller.wake()
+            if self._controller is not None:
+                self._controller.wake()
 
+        loop.add_signal_handler(signal.SIGTERM, stop, "SIGTERM")
+        loop.add_signal_handler(signal.SIGINT, stop, "SIGINT")
+
+    def _on_look_signal(self, controller: Controller, intake: Intake) -> None:
         def look() -> None:
             log.info(EventName.LOOK_ASKED)
             intake.look_soon()
             controller.look_at_once()
 
-        loop.add_signal_handler(signal.SIGTERM, stop, "SIGTERM")
-        loop.add_signal_handler(signal.SIGINT, stop, "SIGINT")
-        loop.add_signal_handler(signal.SIGHUP, look)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, look)
 
     async def _keep_house(self, controller: Controller) -> None:
         """Once an hour, forget what its retention no longer keeps: first in the ledger, then on the backends."""

@@ -31,6 +31,8 @@ BACKOFF_S_MAX = 60.0
 #: After a submission was accepted: how long until that is saved, unless something else is, and until it is looked whether it runs.
 ACCEPTED_WAIT_S = 0.05
 SEEN_RUNNING_S = 0.25
+#: So many jobs that no look shows any more are remembered before they are swept out together.
+FORGOTTEN_MAX = 1000
 #: Files that a generator writes. ScriptHut's largest known one is 300 KB; the manifest limit of 1 MB holds here too.
 GENERATED_BYTES_MAX = 1_000_000
 
@@ -147,11 +149,19 @@ class Outlook:
         fetched, self.fetched = self.fetched, []
         return fetched
 
+    def expect(self, job: str, expected: Expected) -> None:
+        """This job may exist from now on. What was seen of its name before anybody expected it is news again."""
+        if job not in self.expected:
+            self._folded.pop(job, None)
+        self.expected[job] = expected
+
     def fold(self, facts: Mapping[str, JobFact], absent: Sequence[str]) -> None:
         """These have been planned on and saved: they are not new any more."""
         self._folded.update(facts)
         for name in absent:
             self._folded.pop(name, None)
+        if self._snapshot is not None and len(self._folded) > len(self._snapshot.facts) + FORGOTTEN_MAX:
+            self._folded = {name: fact for name, fact in self._folded.items() if name in self._snapshot.facts}
 
     def drop(self, jobs: Sequence[str]) -> None:
         """These jobs are final and saved. The backend may empty its mailbox of them."""

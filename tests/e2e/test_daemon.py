@@ -201,10 +201,9 @@ def test_a_full_disk_submits_nothing_and_recovers(tmp_path: Path) -> None:
         world.start()
         wait_for(lambda: "SourceFetched" in world.text(), "the daemon runs")
         filler = world.state / "filler"
-        with filler.open("wb", buffering=0) as file:
-            with pytest.raises(OSError, match="No space"):
-                while True:
-                    file.write(b"x" * 4096)
+        with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            while True:
+                file.write(b"x" * 4096)
         world.write("w.yaml", workflow("w", f'- {{id: a, command: "echo x >> {ran}"}}'))
         wait_for(lambda: "LedgerUnwritable" in world.text(), "it says that the ledger cannot be written")
         assert not ran.exists()

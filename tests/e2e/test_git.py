@@ -66,7 +66,9 @@ def test_what_a_commit_runs(world: World, repo: GitRepo, restart: bool) -> None:
         wait_for(lambda runs=runs: world.ended(runs), f"{message}: {runs} runs have ended")
         if restart:
             assert world.stop() == 0
+            starts = world.text().count("DaemonStarted")
             world.start()
+            wait_for(lambda starts=starts: world.text().count("DaemonStarted") > starts, "the next daemon runs")
     assert [run["phase"] for run in world.runs()] == ["Succeeded"] * 3
     assert world.stop() == 0
 
