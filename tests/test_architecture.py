@@ -29,7 +29,8 @@ LAYERS = {
     "yamlfile": 2, "yamlemit": 2, "yamltree": 2, "yamlwords": 2, "yamledit": 2, "jsonfile": 2, "manifest": 2, "hosts": 2,
     "config": 3,
     "sources": 4, "backends": 4, "ledger": 4, "status": 4, "notify": 4,
-    "controller": 5, "outlook": 5, "fleet": 5, "fresh": 5, "jobrequest": 5, "intake": 5, "report": 5, "saving": 5, "workshop": 5, "web": 5, "agent": 5,
+    "controller": 5, "outlook": 5, "fleet": 5, "fresh": 5, "jobrequest": 5, "intake": 5, "report": 5, "saving": 5, "workshop": 5,
+    "web": 5, "agent": 5,
     "daemon": 6, "cli": 7, "__main__": 8, "__init__": 0,
 }  # fmt: skip
 PURE_STDLIB = {

@@ -96,9 +96,9 @@ def test_what_is_not_there_is_named_with_the_nearest(folder: Path, words: list[s
     assert (result.code, result.out, result.err) == (1, "", expected)
 
 
-def test_a_start_of_several_ids_is_refused(folder: Path) -> None:
+def test_a_start_of_several_ids_is_refused(tmp_path: Path) -> None:
     """The start of several ids names them all."""
-    more = sample_folder(folder / "twin")
+    more = sample_folder(tmp_path / "twin")
     ledger = Ledger.open(more / ".state", "lab")
     ledger.save(Batch(new_runs=(new_run("5f0c21d9ffff", "other", 4000.0, {task: TaskRecord() for task in ("setup", "build.x")}),)))
     ledger.close()
