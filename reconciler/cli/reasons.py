@@ -88,6 +88,10 @@ def _view(row: ObjectRow) -> BackendView:
 
 
 def _suspended(reader: LedgerReader, row: RunRow) -> str:
-    workflow = reader.object("Workflow", row.workflow)
-    ready = condition(workflow, "Ready") if workflow else {}
-    return str(ready.get("message", "it is suspended")) if ready.get("reason") == "Suspended" else ""
+    """What holds a run back, in words: its workflow's suspension, or its source's; "" when nothing does."""
+    for kind, name in (("Workflow", row.workflow), ("Source", row.source)):
+        found = reader.object(kind, name) if name else None
+        ready = condition(found, "Ready") if found else {}
+        if ready.get("reason") == "Suspended":
+            return f"{kind} {name} is suspended: {ready.get('message')}"
+    return ""

@@ -319,3 +319,16 @@ def test_the_local_backend_stays_on_the_list(folder: Path) -> None:
     finally:
         daemon.terminate()
         daemon.communicate(timeout=DEADLINE_S)
+
+
+def test_why_names_what_is_suspended(folder: Path, tmp_path: Path) -> None:
+    """A run that waits because its Source is suspended says so."""
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near" / "x.yaml").write_text(workflow("x", "{id: a, command: echo}"))
+    head = "apiVersion: scripthut/v1\nkind: Source\nmetadata: {name: near}\nspec:\n  path: ../near\n  include: ['*.yaml']\n"
+    (folder / "near.yaml").write_text(head)
+    assert reconciler("run", "--once", folder, timeout=DEADLINE_S).code == 0
+    assert reconciler("suspend", "near", "--reason", "holidays", "--dir", folder).code == 0
+    assert reconciler("rerun", "near/x", "--dir", folder).code == 0
+    reconciler("run", "--once", folder, timeout=DEADLINE_S)
+    assert "Source near is suspended" in reconciler("why", "near/x", "--dir", folder).out
