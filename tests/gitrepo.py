@@ -97,7 +97,7 @@ class GitRepo:
     def _commit_bare(self, files: Mapping[str, str | bytes | None], message: str) -> str:
         head = self.head
         index = ("-c", f"core.worktree={self.path}", "-c", "core.bare=false")
-        self.git(*index, "read-tree", "--empty" if not head else head)
+        self.git(*index, "read-tree", head or "--empty")
         for name, text in files.items():
             if text is None:
                 self.git(*index, "rm", "-q", "--cached", name)

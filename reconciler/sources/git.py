@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pygit2
 
 from reconciler.clock import monotonic
-from reconciler.errors import SourceError
+from reconciler.errors import SourceError, SourceUnreachable
 from reconciler.manifest.fields import redact_url
 from reconciler.sources.git_local import LocalRepository
 from reconciler.sources.git_ref import Ref
@@ -115,7 +115,11 @@ class GitSource:
         return self._tree if self._tree is not None and self._tree.commit == commit else self._made(repository, commit)
 
     def _read_mirror(self, commit: str) -> GitTree:
-        return self._made(open_repository(self._mirror.path, self._subject), commit)
+        try:
+            return self._made(open_repository(self._mirror.path, self._subject), commit)
+        except SourceUnreachable:  # the server has it and the mirror does not: it is damaged, and the next fetch makes another
+            self._mirror.discard()
+            raise
 
     def _made(self, repository: pygit2.Repository, commit: str) -> GitTree:
         return GitTree(repository, commit, self._ref.revision(commit), self._include, self._subject)

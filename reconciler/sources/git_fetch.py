@@ -116,8 +116,8 @@ class Visitor(pygit2.RemoteCallbacks):
         address, order = ssh_address(self._order.url), self._order
         if address is None:
             raise SourceRefused(
-                f"{order.subject}: nobody that this machine trusts vouches for the certificate of {host.decode(errors='replace')}; "
-                "if it is yours, name its authority in SSL_CERT_FILE of the daemon's environment"
+                f"{order.subject}: the certificate of {host.decode(errors='replace')} is for another name, has expired, or nobody that "
+                "this machine trusts vouches for it; if the host is yours, name its authority in SSL_CERT_FILE of the daemon's environment"
             )
         raise SourceRefused(
             f"{order.subject}: the host key of {host_name(*address)} is another one than {order.known_hosts} says; "
@@ -133,18 +133,34 @@ class Visitor(pygit2.RemoteCallbacks):
 
 def fetch(order: Order) -> str:
     """The commit that the ref stands at now; afterwards the mirror holds it. Raises SourceError."""
-    _prepare(order)
     mirror = Path(order.mirror)
-    shutil.rmtree(f"{mirror}.new", ignore_errors=True)
-    for leftover in mirror.glob("objects/pack/*pack_*_*"):  # of a fetch that was killed; finished packs are named pack-<hash>
-        leftover.unlink()
+    _clear(mirror)
     repository = _opened(mirror)
-    if repository is not None and len(list(mirror.glob("objects/pack/*.pack"))) <= PACKS_MAX:
+    if order.kind == "commit" and repository is not None and _has(repository, order.name):
+        return order.name  # a commit never changes: nobody is asked
+    _prepare(order)
+    if repository is not None and not _is_worn(mirror):
         return _fetch_into(repository, order)
+    if repository is not None and (commit := _unchanged(repository, order)):
+        return commit  # whoever reads an unchanged mirror shall go on reading it
     commit = _fetch_into(_made(Path(f"{mirror}.new")), order)
     shutil.rmtree(mirror, ignore_errors=True)
     os.rename(f"{mirror}.new", mirror)
     return commit
+
+
+def _clear(mirror: Path) -> None:
+    """Removes what is left of fetches that were killed, and the mirrors of urls that this source had before."""
+    mirror.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for other in mirror.parent.glob("*.git*"):
+        if other != mirror:
+            shutil.rmtree(other, ignore_errors=True)
+    for leftover in (*mirror.glob("objects/pack/*pack_*_*"), *mirror.glob("**/*.lock")):  # finished packs are named pack-<hash>
+        leftover.unlink()
+
+
+def _is_worn(mirror: Path) -> bool:
+    return len(list(mirror.glob("objects/pack/*.pack"))) > PACKS_MAX
 
 
 def _prepare(order: Order) -> None:
@@ -212,6 +228,15 @@ def _fetch_into(repository: pygit2.Repository, order: Order) -> str:
         Path(repository.path, "FETCH_HEAD").unlink(missing_ok=True)  # it holds the url, credentials and all
 
 
+def _unchanged(repository: pygit2.Repository, order: Order) -> str:
+    """The commit that the mirror holds, when the ref still stands there; else ""."""
+    tip = repository.references.get(TIP)
+    if tip is None or not order.ref.full:
+        return ""
+    _, names = _connected(repository, order)
+    return str(tip.peel(pygit2.Commit).id) if names.get(order.ref.full) == str(tip.target) else ""
+
+
 def _fetch_ref(repository: pygit2.Repository, order: Order) -> str:
     remote, names = _connected(repository, order)
     wanted = names.get(order.ref.full)
@@ -228,8 +253,6 @@ def _fetch_ref(repository: pygit2.Repository, order: Order) -> str:
 
 def _fetch_commit(repository: pygit2.Repository, order: Order) -> str:
     """A pinned commit, by its id if the server gives it so, else with every branch and tag."""
-    if _has(repository, order.name):
-        return order.name
     remote, names = _connected(repository, order)
     try:
         remote.fetch([f"+{order.name}:{TIP}"], callbacks=Visitor(order), proxy=True)
@@ -278,6 +301,7 @@ def _trouble(said: str, subject: str) -> dict[str, str]:
 def main() -> None:
     """Reads the order from stdin, writes the answer to stdout."""
     order = Order(**json.load(sys.stdin))
+    pygit2.settings.enable_fsync_gitdir(True)  # a power cut must not leave half a mirror
     signal.alarm(int(order.timeout_s) + GRACE_S)
     print(json.dumps(translated(lambda: fetch(order), order.subject)))
 

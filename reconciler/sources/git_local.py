@@ -50,12 +50,16 @@ class LocalRepository:
             raise SourceRefused(f"{self._subject}: {self._ref.kind} {self._ref.name} is no commit; correct `{self._ref.kind}`") from error
 
     def _watch_refs(self, folder: str) -> None:
-        """Watches the folders on the way to the ref, as far as they exist, for what lies on that way, and for packed-refs."""
-        names = (self._ref.full or "refs/heads/main").split("/")
+        """Watches the folders on the way to the ref, as far as they exist, for what lies on that way, and for packed-refs.
+
+        A pinned commit is on no way: there any branch of one name may bring it, and the next look at the latest.
+        """
+        names = (self._ref.full or "refs/heads").split("/")
         way = [os.path.join(folder, *names[:depth]) for depth in range(len(names) + 1)]
         wanted = {*way, os.path.join(folder, "packed-refs"), os.path.join(folder, "HEAD")}
         folders = {path: identity for path in way if (identity := _identity(path)) is not None}
-        self._watch.set(folders, wanted.__contains__)
+        branches = "" if self._ref.full else way[-1]
+        self._watch.set(folders, lambda changed: changed in wanted or os.path.dirname(changed) == branches)
 
     def _await_repository(self) -> None:
         """No repository there: watches the nearest folder above that exists, and, when there is a folder, what makes it a repository."""

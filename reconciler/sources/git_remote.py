@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,6 +80,10 @@ class Mirror:
             said = redact_text(err.decode(errors="replace").strip()[-SAID_MAX:])
             raise SourceUnreachable(f"{subject}: the fetch ended with {code} and no answer{': ' if said else ''}{said}")
         return answer["commit"]
+
+    def discard(self) -> None:
+        """Removes the mirror; the next fetch makes it anew. Blocks."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     async def _run(self, order: bytes) -> tuple[int, bytes, bytes]:
         """Exit code, stdout and stderr of one fetch; it has ended when this returns or raises."""

@@ -29,6 +29,8 @@ TREE_BYTES_MAX = 256 * 1024 * 1024
 REFUSALS_MAX = 1_000
 """More refused entries than this are not listed one by one."""
 LINK_BYTES_MAX = 4096
+LISTING_BYTES_MAX = 64 * 1024 * 1024
+"""A commit or a folder's listing larger than this is not read: a small pack can hold one of 10 GB."""
 
 _FOLDER = 0o040000
 _LINK = 0o120000
@@ -47,6 +49,8 @@ def open_repository(path: str, subject: str) -> pygit2.Repository:
                 f"{subject} belongs to another user than the daemon's; if you trust whoever that is, let the daemon's user say: "
                 f"git config --global --add safe.directory {path}"
             ) from error
+        if "permission denied" in str(error).lower():
+            raise SourceRefused(f"{subject}: the daemon's user may not read it; grant it ({error})") from error
         if "not found" in str(error).lower():
             raise SourceUnreachable(f"{subject} is not there, or no git repository yet; looked at again when it appears") from error
         raise SourceUnreachable(f"{subject} cannot be opened: {redact_text(str(error))}") from error
@@ -92,7 +96,7 @@ class GitTree:
         self._ids: dict[tuple[str, ...], Mapping[str, str]] = {}
         self._reads: dict[str, Blob | None] = {}
         with translated(subject):
-            self._top = _commit(repository, commit).tree
+            self._top = _commit(repository, commit, subject).tree
             found = self._walk(include, contents=True)
         self._files = MappingProxyType(dict(sorted(found.files.items())))
         self.refused: Sequence[Refusal] = tuple(found.refused)
@@ -123,17 +127,18 @@ class GitTree:
     def _entry(self, path: str) -> pygit2.Object | None:
         """The entry at a path, one name at a time: libgit2 is never given a path, and nothing but folders is entered."""
         entry: pygit2.Object = self._top
-        for depth, name in enumerate(path.split("/")):
-            if depth and entry.filemode != _FOLDER:
+        for name in path.split("/"):
+            if not isinstance(entry, pygit2.Tree) or entry.filemode not in (_FOLDER, None):
                 return None
-            folder = self._folder(entry)
-            if folder is None or name not in folder:
+            self._check_size(entry)
+            if name not in entry:
                 return None
-            entry = folder[name]
+            entry = entry[name]
         return entry
 
-    def _folder(self, entry: pygit2.Object) -> pygit2.Tree | None:
-        return entry if isinstance(entry, pygit2.Tree) else None
+    def _check_size(self, folder: pygit2.Tree) -> None:
+        if self._size(folder) > LISTING_BYTES_MAX:
+            raise SourceRefused(f"{self._subject} has a folder whose listing alone is more than {LISTING_BYTES_MAX // 2**20} MB")
 
     def _walk(self, globs: Globs, *, contents: bool) -> _Found:
         found = _Found(contents)
@@ -141,6 +146,7 @@ class GitTree:
         return found
 
     def _enter(self, folder: pygit2.Tree, prefix: str, globs: Globs, place: Place, found: _Found) -> None:
+        self._check_size(folder)
         found.entries += len(folder)
         if found.entries > ENTRIES_MAX:
             raise SourceRefused(f"{self._subject} has more than {ENTRIES_MAX:,} entries that the patterns could match; make them narrower")
@@ -153,10 +159,8 @@ class GitTree:
             problem = self._problem(entry, path, is_match)
             if problem:
                 self._refuse(path, problem, found)
-            elif entry.filemode == _FOLDER:
-                child = self._folder(entry)
-                if child is not None:
-                    self._enter(child, path + "/", globs, onward, found)
+            elif isinstance(entry, pygit2.Tree):
+                self._enter(entry, path + "/", globs, onward, found)
             elif is_match and entry.filemode in _FILES:
                 self._add(entry, path, found)
 
@@ -213,10 +217,12 @@ class GitTree:
         return data
 
 
-def _commit(repository: pygit2.Repository, commit: str) -> pygit2.Commit:
+def _commit(repository: pygit2.Repository, commit: str, subject: str) -> pygit2.Commit:
+    if repository.odb.read_header(commit)[1] > LISTING_BYTES_MAX:
+        raise SourceRefused(f"{subject}: commit {commit} alone is more than {LISTING_BYTES_MAX // 2**20} MB")
     found = repository.get(commit)
     if not isinstance(found, pygit2.Commit):
-        raise SourceUnreachable(f"commit {commit} is not in the repository")
+        raise SourceUnreachable(f"{subject}: commit {commit} is not in the repository")
     return found
 
 
