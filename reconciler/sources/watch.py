@@ -67,11 +67,9 @@ class Subscription:
 
     def set(self, folders: Folders, wants: Callable[[str], bool]) -> None:
         """Watch these folders, not below them. `wants` says of a changed path (a folder's entry) whether it is worth a look."""
-        if folders == self.wish.folders:
-            self.wish = _Wish(self.wish.folders, wants, self.wish.silent)
-        else:
-            self.wish = _Wish(dict(folders), wants, _silent_file_system(folders))
-        if not self._watcher.has(self):
+        is_new = folders != self.wish.folders
+        self.wish = _Wish(dict(folders), wants, _silent_file_system(folders) if is_new else self.wish.silent)
+        if is_new or not self._watcher.has(self):
             self._watcher.wake()
 
     def close(self) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -175,9 +177,23 @@ async def test_symlinks_are_refused_by_name(folder: Path, watcher: Watcher, tmp_
     assert dict(tree.blob_ids(["**"])) == {}
 
 
-@pytest.mark.parametrize(
-    "path", ["../secret", "/etc/passwd", "a/../../secret", "~", "a//b", "", ".", "a\\..\\b", "a\0b", "a.yaml\n", "\u2024\u2024/x", ".GIT/config"]
-)
+OUTSIDE = [
+    "../secret",
+    "/etc/passwd",
+    "a/../../secret",
+    "~",
+    "a//b",
+    "",
+    ".",
+    "a\\..\\b",
+    "a\0b",
+    "a.yaml\n",
+    "\u2024\u2024/x",
+    ".GIT/config",
+]
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
 async def test_read_never_leaves_the_folder(folder: Path, watcher: Watcher, path: str) -> None:
     """A path that tries to get out, or has a name that nobody would give a file, reads as if there were none."""
     (folder.parent / "secret").write_text("password")
@@ -289,15 +305,30 @@ async def test_an_emptied_file_keeps_its_content_for_a_moment(folder: Path, watc
         await heard.until(lambda h: texts(h.tree) == {"a.yaml": ""})
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-async def test_an_unreadable_folder_is_refused_as_a_whole(folder: Path, watcher: Watcher) -> None:
-    """A folder below that may not be read could hold anything, so nothing new is believed; one unreadable file is refused by name."""
-    (folder / "a.yaml").write_text("one")
-    (folder / "a.yaml").chmod(0)
-    assert refusals(await source_of(folder, watcher).look()) == {"a.yaml": "may not be read by the daemon's user"}
-    (folder / "closed").mkdir(0o000)
-    with pytest.raises(SourceRefused, match="may not read"):
-        await source_of(folder, watcher).look()
+@pytest.fixture
+def as_nobody() -> Iterator[Path]:
+    """A folder that everybody can reach, and a process that may not read everything, also when the tests run as root."""
+    with tempfile.TemporaryDirectory() as made:
+        os.chmod(made, 0o755)
+        user = os.geteuid()
+        yield Path(made)
+        os.seteuid(user)
+
+
+async def test_what_may_not_be_read(as_nobody: Path, watcher: Watcher) -> None:
+    """One file that may not be read is refused by name; a folder below could hold anything, so nothing new is believed at all."""
+    (as_nobody / "a.yaml").write_text("one")
+    (as_nobody / "a.yaml").chmod(0)
+    (as_nobody / "open").mkdir()
+    os.seteuid(os.geteuid() or 65534)
+    assert refusals(await source_of(as_nobody, watcher).look()) == {"a.yaml": "may not be read by the daemon's user"}
+    os.seteuid(os.getuid())
+    (as_nobody / "open").chmod(0)
+    os.seteuid(os.geteuid() or 65534)
+    with pytest.raises(SourceRefused, match="the daemon's user may not read open; grant it"):
+        await source_of(as_nobody, watcher).look()
+    os.seteuid(os.getuid())
+    (as_nobody / "open").chmod(0o755)
 
 
 async def test_a_file_in_place_of_the_folder_is_unreachable(tmp_path: Path, watcher: Watcher) -> None:
