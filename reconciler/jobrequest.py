@@ -6,7 +6,6 @@ What is known only now (attempt, job name, backend) joins the environment here; 
 from __future__ import annotations
 
 from reconciler.backends.base import JobRequest
-from reconciler.clock import rfc3339
 from reconciler.core.desired import Run, Task
 from reconciler.core.names import job_name
 
@@ -20,7 +19,7 @@ def job_request(run: Run, task: Task, attempt: int, login_shell: bool) -> JobReq
         task=task.id,
         command=task.command,
         working_dir=task.working_dir,
-        env=(*_seed(run, task, attempt, job), *task.env),
+        env=(*_seed(task, attempt, job), *task.env),
         init=task.init,
         resources=task.resources,
         output_file=task.output_file,
@@ -30,13 +29,10 @@ def job_request(run: Run, task: Task, attempt: int, login_shell: bool) -> JobReq
     )
 
 
-def _seed(run: Run, task: Task, attempt: int, job: str) -> tuple[tuple[str, str], ...]:
-    """The protected variables, first, so that rules may use them; no rule can set them. Names as in ScriptHut, and ours beyond them."""
+def _seed(task: Task, attempt: int, job: str) -> tuple[tuple[str, str], ...]:
+    """The protected variables that are known only now, first, so that rules may use them; no rule can set them. Those of the run
+    (SCRIPTHUT_RUN_ID, …) were resolved when it was made. Names as in ScriptHut, and ours beyond them."""
     return (
-        ("SCRIPTHUT_BACKEND", run.backend_of(task)),
-        ("SCRIPTHUT_WORKFLOW", run.workflow),
-        ("SCRIPTHUT_RUN_ID", run.id),
-        ("SCRIPTHUT_CREATED_AT", rfc3339(run.created_at)),
         ("SCRIPTHUT_TASK_ID", task.id),
         ("SCRIPTHUT_TASK_NAME", task.name or task.id),
         ("SCRIPTHUT_ATTEMPT", str(attempt)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 #: Twelve hex digits are 48 bits: with 100,000 runs of one instance the chance of any collision is 2e-5, and the ledger refuses one.
@@ -32,6 +33,7 @@ def job_name(run: str, task: str, attempt: int) -> str:
     return f"{run}.{task}.{attempt}"
 
 
+@lru_cache(maxsize=10_000)
 def parse_job_name(text: str) -> JobName | None:
     """The parts of `text`, or None when it is not a job name of ours. Never raises: `text` is hostile input."""
     match = _JOB_NAME.fullmatch(text)
