@@ -59,9 +59,9 @@ def test_demo_runs_and_prints_its_status_file(tmp_path: Path) -> None:
     assert f"reconciler --dir {tmp_path / 'demo'} get" in result.out
 
 
-def test_demo_without_a_folder_names_the_one_it_makes() -> None:
+def test_demo_without_a_folder_names_the_one_it_makes(tmp_path: Path) -> None:
     """A fresh temporary folder is made and named, and a second pass over it does nothing."""
-    result = reconciler("demo", timeout=DEADLINE_S)
+    result = reconciler("demo", env={"TMPDIR": str(tmp_path)}, timeout=DEADLINE_S)
     folder = Path(re.findall(r": (/\S+reconciler-demo-\S+)\n", result.out)[0])
     assert (result.code, (folder / "settings.yaml").exists()) == (0, True)
     again = reconciler("run", "--once", folder, timeout=DEADLINE_S)
