@@ -90,13 +90,17 @@ def test_adding_a_folder_rings_everybody(tmp_path: Path, watcher: Watcher) -> No
 
 
 def test_a_folder_that_comes_back_is_watched_again(tmp_path: Path, watcher: Watcher) -> None:
-    """The same folder, deleted and made again while nobody looked, is watched again when it is asked for."""
-    folder = tmp_path / "a"
+    """A folder that is deleted, and made again as the same inode while nobody looked, is watched again when it is asked for."""
+    folder, bell = tmp_path / "a", Bell()
     folder.mkdir()
-    bell, subscription = watching(watcher, folder)
+    same = folders(folder)
+    subscription = watcher.subscribe(bell.ring)
+    assert bell.rang_after(lambda: subscription.set(same, lambda _: True))
     assert bell.rang_after(folder.rmdir)
+    assert wait_until(lambda: not watcher.has(subscription))
     folder.mkdir()
-    assert bell.rang_after(lambda: subscription.set(folders(folder), lambda _: True))
+    assert bell.rang_after(lambda: subscription.set(same, lambda _: True))
+    assert wait_until(lambda: watcher.has(subscription))
     assert bell.rang_after(lambda: (folder / "x").write_text("1"))
 
 
