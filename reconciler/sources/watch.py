@@ -3,7 +3,8 @@
 It says *that*, never *what*: whoever is rung looks. Three facts shaped it, all measured with watchfiles 1.3 on Linux:
 * Its Rust side looks for events every `step`, also when there are none. 20 folders, 8 s idle, and the time from a write to the
   news: step 5 ms 1.3 % of a core and 8 ms; 20 ms 0.3 % and 34 ms; 40 ms 0.2 % and 60 ms; 50 ms 0.15 % and 70 ms; 100 ms 0.09 % and 152 ms.
-  That is why there is one watcher and not one a source, and why the step is 40 ms.
+  That is why there is one watcher and not one a source, and why the step is 40 ms. With 20 FolderSources on it: 0.13 % of a core
+  idle, and 64 ms (median of 15, on a busy machine) from a write to the end of the look.
 * Watching recursively follows symbolic links out of the folder. So each folder is watched by itself, and only folders that a
   walk which follows no link has entered; whole trees that nobody asks about (`.git/objects`, excluded folders) cost nothing.
 * A watched folder that is deleted and made again is not watched any more. So the watch is made anew when a folder of it goes or

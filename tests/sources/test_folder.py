@@ -72,7 +72,7 @@ async def test_the_same_tree_while_nothing_changed(folder: Path, watcher: Watche
 
 
 def test_a_change_of_the_same_size_within_one_tick_of_the_clock_is_seen(folder: Path) -> None:
-    """A file written twice in a row, with the same size and, where the clock is coarse (Linux before 6.13), the same times, is read again."""
+    """A file written twice with the same size, and the same times where the clock is coarse (Linux before 6.13), is read again."""
     path, disk = folder / "a.yaml", FolderDisk(str(folder), ())
     for number in range(1000):
         path.write_text(f"{number:03}")
