@@ -220,12 +220,7 @@ def _made(folder: Path) -> pygit2.Repository:
 
 
 def _fetch_into(repository: pygit2.Repository, order: Order) -> str:
-    try:
-        if order.kind == "commit":
-            return _fetch_commit(repository, order)
-        return _fetch_ref(repository, order)
-    finally:
-        Path(repository.path, "FETCH_HEAD").unlink(missing_ok=True)  # it holds the url, credentials and all
+    return _fetch_commit(repository, order) if order.kind == "commit" else _fetch_ref(repository, order)
 
 
 def _unchanged(repository: pygit2.Repository, order: Order) -> str:

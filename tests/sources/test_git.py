@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import SourceRefused, SourceUnreachable
+from reconciler.sources.base import Source
 from reconciler.sources.git import GitSource, GitSpec
 from reconciler.sources.watch import Watcher
 from tests.gitrepo import GitRepo, git
@@ -35,6 +36,13 @@ def repo(tmp_path: Path, request: pytest.FixtureRequest) -> GitRepo:
 @pytest.fixture
 def plain(tmp_path: Path) -> GitRepo:
     return GitRepo(tmp_path / "repo", bare=True)
+
+
+async def long_back_off(source: Source) -> None:
+    """Lets looks fail until the next one is more than a minute away, so that only an event can bring it."""
+    for _ in range(8):
+        with pytest.raises(SourceUnreachable):
+            await source.look()
 
 
 async def test_a_commit_is_read_from_the_object_store(repo: GitRepo, watcher: Watcher, tmp_path: Path) -> None:
@@ -100,11 +108,34 @@ async def test_packed_refs_and_nested_branches_are_watched(repo: GitRepo, watche
         await heard.until(lambda h: texts(h.tree) == {"a.yaml": "2"})
 
 
+async def test_a_branch_that_moves_in_packed_refs_alone(plain: GitRepo, watcher: Watcher, tmp_path: Path) -> None:
+    """Tools that write packed-refs and no file of the branch are noticed too."""
+    old = plain.commit({"a.yaml": "one"})
+    new = plain.commit({"a.yaml": "two"})
+    plain.git("pack-refs", "--all")
+    packed = plain.path / "packed-refs"
+    async with Listener(source_of(plain.url, watcher, tmp_path)) as heard:
+        await heard.until(lambda h: texts(h.tree) == {"a.yaml": "two"})
+        await settled(heard)
+        (plain.path / "packed-refs.new").write_text(packed.read_text().replace(new, old))
+        os.replace(plain.path / "packed-refs.new", packed)
+        await heard.until(lambda h: texts(h.tree) == {"a.yaml": "one"})
+
+
+async def settled(heard: Listener) -> None:
+    """Waits until what the making of a watch rings for has been looked at: no look for longer than the watcher takes."""
+    looks = -1
+    while looks != heard.looks:
+        looks = heard.looks
+        await asyncio.sleep(0.5)
+
+
 async def test_a_repository_that_appears_later(watcher: Watcher, tmp_path: Path) -> None:
     """No folder, an empty folder, an empty repository and a first commit: each is said, and the next is noticed at once."""
     path = tmp_path / "deep" / "repo"
     async with Listener(source_of(f"file://{path}", watcher, tmp_path)) as heard:
         await heard.until(lambda h: isinstance(h.error, SourceUnreachable) and "not there" in str(h.error))
+        await long_back_off(heard.source)
         path.mkdir(parents=True)
         repo = GitRepo(path)
         await heard.until(lambda h: isinstance(h.error, SourceUnreachable) and "no commit yet" in str(h.error))
@@ -119,6 +150,7 @@ async def test_a_repository_that_goes_and_comes_back(repo: GitRepo, watcher: Wat
         await heard.until(lambda h: h.tree is not None)
         shutil.rmtree(repo.path)
         await heard.until(lambda h: isinstance(h.error, SourceUnreachable))
+        await long_back_off(heard.source)
         GitRepo(repo.path, repo.bare).commit({"b.yaml": "two"})
         await heard.until(lambda h: texts(h.tree) == {"b.yaml": "two"})
 
@@ -143,6 +175,7 @@ async def test_a_deleted_branch_names_those_that_are_there(repo: GitRepo, watche
     repo.branch("main")
     async with Listener(source_of(repo.url, watcher, tmp_path, branch="gone")) as heard:
         await heard.until(lambda h: texts(h.tree) == {"a.yaml": "two"})
+        repo.git("pack-refs", "--all")
         repo.git("branch", "-q", "-D", "gone")
         await heard.until(lambda h: isinstance(h.error, SourceRefused))
         assert "no branch gone (it has: main)" in str(heard.error)

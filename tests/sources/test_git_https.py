@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import time
@@ -163,13 +162,15 @@ async def test_a_server_that_never_answers_delays_nobody(server: GitHttps, repo:
     assert fetches() == []
 
 
-async def test_a_look_that_is_cancelled_ends_its_process(cache: Path, watcher: Watcher) -> None:
-    """The end of the daemon does not wait for a server, and leaves no process behind."""
+async def test_a_look_that_is_cancelled_ends_its_process(cache: Path, watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of the daemon does not wait for a server, and leaves no process behind. While it runs, it shows and knows no secret."""
+    monkeypatch.setenv("SSH_AUTH_SOCK", "s3cret")
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        source = source_of(f"https://127.0.0.1:{silent.getsockname()[1]}/x", cache, watcher)
+        source = source_of(f"https://ada:s3cret@127.0.0.1:{silent.getsockname()[1]}/x", cache, watcher)
         look = asyncio.ensure_future(source.look())
         connection, _ = await asyncio.to_thread(silent.accept)
-        assert len(fetches()) == 1
+        (process,) = fetches()
+        assert [b"s3cret" in Path(f"/proc/{process}/{name}").read_bytes() for name in ("cmdline", "environ")] == [False, False]
         began = time.monotonic()
         look.cancel()
         await asyncio.gather(look, return_exceptions=True)
@@ -252,13 +253,22 @@ async def test_a_damaged_mirror_is_made_anew(server: GitHttps, repo: GitRepo, ca
         for path in mirror.glob(damage):
             path.unlink()
         assert texts(await source_of(server.url("lab.git"), cache, watcher).look()) == {"a.yaml": "one"}
-    pack = next(mirror.glob("objects/pack/*.pack"))
-    pack.chmod(0o600)
-    pack.write_bytes(pack.read_bytes()[:20] + bytes(pack.stat().st_size - 20))
+
+
+async def test_a_mirror_that_lacks_a_file_is_made_anew(server: GitHttps, repo: GitRepo, cache: Path, watcher: Watcher) -> None:
+    """A mirror whose newest commit is whole, but not the files below it, fails one look and is fetched anew by the next."""
+    repo.commit({"a.yaml": "one"})
     source = source_of(server.url("lab.git"), cache, watcher)
-    with contextlib.suppress(SourceUnreachable):
-        await source.look()
-    assert texts(await source.look()) == {"a.yaml": "one"}
+    await source.look()
+    first = packs(cache)
+    repo.commit({"b.yaml": "two"})
+    await source.look()
+    for path in cache.glob(f"lab/*.git/objects/pack/{Path(first[0]).stem}.*"):
+        path.unlink()
+    restarted = source_of(server.url("lab.git"), cache, watcher)
+    with pytest.raises(SourceUnreachable, match="cannot be read"):
+        await restarted.look()
+    assert texts(await restarted.look()) == {"a.yaml": "one", "b.yaml": "two"}
 
 
 async def test_a_worn_mirror_is_made_anew(server: GitHttps, repo: GitRepo, cache: Path, watcher: Watcher) -> None:
