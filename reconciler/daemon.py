@@ -16,7 +16,8 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,8 +33,10 @@ from reconciler.config import Settings, read_settings
 from reconciler.controller import Controller, Parts
 from reconciler.core.desired import BackendSpec, Place, Revision
 from reconciler.core.names import RUN_ID_LENGTH
+from reconciler.core.summary import run_conditions
 from reconciler.core.trigger import Context, Decisions, Gate, owed
 from reconciler.errors import LedgerError, NotOwner, ReconcilerError, SettingsError, SourceRefused, StateLost
+from reconciler.fleet import LiveRun
 from reconciler.intake import Intake
 from reconciler.ledger import Ledger, LedgerReader, check_traces, recovery
 from reconciler.ledger.traces import Owner as SpoolOwner
@@ -93,6 +96,7 @@ class Places:
 
     settings: Settings
     watcher: Watcher
+    mirrors: Path  # where remote git sources are fetched to
 
     def trusted(self) -> Source:
         """The operator's own folder."""
@@ -114,7 +118,7 @@ class Places:
             interval_s=spec.interval_s or self.settings.source_interval_s,
             timeout_s=spec.timeout_s,
         )
-        return GitSource(spec.name, where, spec.include, self.settings.state_dir / "sources", self.watcher)
+        return GitSource(spec.name, where, spec.include, self.mirrors, self.watcher)
 
     def backend(self, spec: BackendSpec, owner: Owner, changed: Callable[[], None]) -> LocalBackend:
         """A backend, from its document. Other types than local are refused by their model."""
@@ -144,7 +148,7 @@ class Daemon:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._places = Places(settings, Watcher())
+        self._places = Places(settings, Watcher(), settings.state_dir / "sources")
         self._stopping = False
         self._controller: Controller | None = None
 
@@ -219,7 +223,7 @@ class Daemon:
             reader.close()
         if not once:
             return EXIT_OK
-        trouble = report.trouble()
+        trouble = [*report.trouble(), *(_unfinished(live, controller) for live in controller.live_runs)]
         for line in trouble:
             print(line, file=sys.stderr)
         return EXIT_TROUBLE if trouble else EXIT_OK
@@ -281,6 +285,14 @@ class Daemon:
                 log.warning(EventName.OBJECT_FAILED, kind="Settings", name=self._settings.instance, verb="retention", reason=str(error))
 
 
+def _unfinished(live: LiveRun, controller: Controller) -> str:
+    """Why a run is left over after `--once`, for a person."""
+    views = {name: outlook.view(utc_now()) for name, outlook in controller.outlooks.items()}
+    said = run_conditions(live.run, live.record, controller.suspended(live.run), views)
+    words = next(each.message for each in said if each.type == "Succeeded")
+    return f"{live.run.place}: run {live.run.id} of {live.run.workflow} has not ended: {words}"
+
+
 class _Recovered:
     """After a recovery nothing starts before a person has let it, workflow by workflow or source by source."""
 
@@ -301,13 +313,21 @@ class _Recovered:
         return f"the ledger was rebuilt; when what `recover` said is right, let it go on with `approve: {self._token}`"
 
 
+@contextlib.contextmanager
+def _scratch(settings: Settings) -> Iterator[Places]:
+    """Places for a verb, which may run beside a daemon: what it fetches is its own, and gone when it ends."""
+    watcher = Watcher()
+    with tempfile.TemporaryDirectory(prefix="reconciler-") as folder:
+        try:
+            yield Places(settings, watcher, Path(folder))
+        finally:
+            watcher.close()
+
+
 def rebuild(settings: Settings) -> recovery.Report:
     """Put a new ledger in the place of a lost or damaged one (the verb `recover`). Raises LedgerBusy while a daemon runs."""
-    places = Places(settings, Watcher())
-    try:
+    with _scratch(settings) as places:
         desired = asyncio.run(_look_once(places, places.source)).desired
-    finally:
-        places.watcher.close()
     specs: dict[str, BackendSpec] = dict(desired.backends)
     for folder in settings.spool.glob(f"*/{settings.instance}"):  # also those whose document is gone
         specs.setdefault(folder.parent.name, BackendSpec(folder.parent.name, "local", Place("", "", 0), 1, 1.0))
@@ -327,11 +347,8 @@ def _nothing() -> None:
 
 def inspector_of(settings: Settings, name: str) -> Inspector:
     """A backend of these settings, for people: it owns nothing and changes nothing. Raises ReconcilerError when there is none."""
-    places = Places(settings, Watcher())
-    try:
+    with _scratch(settings) as places:
         desired = asyncio.run(_look_once(places, places.source)).desired
-    finally:
-        places.watcher.close()
     spec = desired.backends.get(name) or BackendSpec(name, "local", Place("", "", 0), 1, 1.0)
     return places.backend(spec, NOBODY, _nothing)
 
@@ -346,17 +363,14 @@ class Survey:
 
 def survey(settings: Settings) -> Survey:
     """What the trusted folder says, and the sources with a `path:`. Asks no other machine. Raises ReconcilerError."""
-    places = Places(settings, Watcher())
+    with _scratch(settings) as places:
 
-    def near(spec: SourceSpec) -> Source:
-        if spec.is_git:
-            raise SourceRefused("a git source is not asked offline")
-        return places.source(spec)
+        def near(spec: SourceSpec) -> Source:
+            if spec.is_git:
+                raise SourceRefused("a git source is not asked offline")
+            return places.source(spec)
 
-    try:
         return asyncio.run(_look_once(places, near, sources=True))
-    finally:
-        places.watcher.close()
 
 
 async def _look_once(
@@ -392,11 +406,8 @@ class Preview:
 
 def preview(settings: Settings) -> Preview:
     """What would be created, cancelled and held back by a daemon that started now. Changes nothing; fetches into a scratch folder."""
-    places = Places(settings, Watcher())
-    try:
+    with _scratch(settings) as places:
         seen = asyncio.run(_look_once(places, places.source, sources=True))
-    finally:
-        places.watcher.close()
     desired = seen.desired
     with LedgerReader(settings.state_dir) as reader:
         heads = {name: reader.heads(name, revision.digest) for name, revision in desired.workflows.items()}

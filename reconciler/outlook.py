@@ -77,6 +77,8 @@ class Outlook:
         self._snapshot: Snapshot | None = None
         self._asked: Mapping[str, Expected] = {}  # what was expected when the newest snapshot's look began
         self._folded: dict[str, JobFact] = {}
+        self._told: tuple[Snapshot, int] | None = None  # the snapshot that was last told of, and how many facts; None: not all of it
+        self._quiet: Snapshot | None = None  # nothing is new in this one: a cycle that something else woke need not go through it
         self._in_flight: set[str] = set()
         self._due = asyncio.Event()
         self._soon = False
@@ -120,7 +122,7 @@ class Outlook:
             reachable=self.reachable,
             complete=bool(snapshot and snapshot.complete),
             absence_grace_s=spec.absence_grace_s,
-            reason=self.problem or ("" if snapshot else "not looked at yet"),
+            reason=self.problem,
             accepts=not (held or spec.draining or self.gone),
             scheduler_started_at=snapshot.scheduler_started_at if snapshot else None,
         )
@@ -132,16 +134,14 @@ class Outlook:
     def news(self) -> tuple[dict[str, JobFact], list[str]]:
         """Facts that differ from what was folded, and expected names that a complete look did not show."""
         snapshot = self._snapshot
-        if snapshot is None:
+        if snapshot is None or snapshot is self._quiet:
             return {}, []
-        # The two passes over everything are spelled so that they run in C: 100,000 jobs cost 4 ms each, not 15.
         facts = snapshot.facts
-        differs = map(is_not, facts.values(), map(self._folded.get, facts))
-        changed = dict(compress(facts.items(), differs))
+        changed = differing(facts, self._folded)
         absent: list[str] = []
         if snapshot.complete and not self.problem:
-            unseen = filterfalse(facts.__contains__, self._asked)
-            absent = [name for name in unseen if name in self.expected and name not in self._in_flight]
+            absent = [name for name in missing(self._asked, facts) if name in self.expected and name not in self._in_flight]
+        self._told = None if absent else (snapshot, len(changed))
         return changed, absent
 
     def take_fetched(self) -> list[Fetched]:
@@ -151,12 +151,14 @@ class Outlook:
 
     def expect(self, job: str, expected: Expected) -> None:
         """This job may exist from now on. What was seen of its name before anybody expected it is news again."""
-        if job not in self.expected:
-            self._folded.pop(job, None)
+        if job not in self.expected and self._folded.pop(job, None) is not None:
+            self._quiet = None
         self.expected[job] = expected
 
     def fold(self, facts: Mapping[str, JobFact], absent: Sequence[str]) -> None:
         """These have been planned on and saved: they are not new any more."""
+        if self._told is not None and self._told[1] == len(facts):
+            self._quiet = self._told[0]
         self._folded.update(facts)
         for name in absent:
             self._folded.pop(name, None)
@@ -292,3 +294,21 @@ class Outlook:
             return  # its mailbox stays fuller than it must be; nothing depends on it
         except Exception:  # one backend's bug must not stop the others
             log.exception(EventName.OBJECT_FAILED, kind="Backend", name=self.spec.name, verb="forget")
+
+
+# With 100,000 jobs, looking up every name of one dictionary in another costs 10 to 90 ms, depending on who else uses the caches; going
+# through both in order costs 5. Their order is the same nearly always: what is new is appended to both.
+
+
+def differing(facts: Mapping[str, JobFact], known: Mapping[str, JobFact]) -> dict[str, JobFact]:
+    """Those of `facts` that are not the very same object in `known`."""
+    if len(facts) == len(known) and list(facts) == list(known):
+        return dict(compress(facts.items(), map(is_not, facts.values(), known.values())))
+    return dict(compress(facts.items(), map(is_not, facts.values(), map(known.get, facts))))
+
+
+def missing(names: Mapping[str, object], facts: Mapping[str, JobFact]) -> list[str]:
+    """Those of `names` that are not in `facts`."""
+    if len(names) == len(facts) and list(names) == list(facts):
+        return []
+    return list(filterfalse(facts.__contains__, names))

@@ -232,7 +232,8 @@ class Report:
         settings = next((key for key in desired.present if key[0] == "Settings"), None)
         if settings is not None:
             feed = self.feeds.get("")
-            view = SourceView(feed.tree.revision if feed and feed.tree else "", problems=tuple(map(str, own_problems)))
+            count = sum("/" not in name for _, name in desired.present)
+            view = SourceView(feed.tree.revision if feed and feed.tree else "", problems=tuple(map(str, own_problems)), objects=count)
             place = Place("", desired.good[settings].file if settings in desired.good else "", 1)
             self._say(settings, place, source_conditions(view), {"observed_revision": view.revision})
 

@@ -50,7 +50,7 @@ class Snapshot:
     """What one look at one backend showed. `began_at` is when the question was asked, not when it was answered.
 
     `facts` maps job names to what was seen. A backend should hand out the *same* JobFact object while nothing changed about a
-    job: the controller compares by identity to find what is new in 100,000 jobs.
+    job, and names in the order in which they were expected: the controller goes through 100,000 of them by identity and order.
     `complete`: a name that was expected and is not in `facts` was absent when the look began.
     `unexpected`: names of this instance that nobody expected (a twin, a job of an older ledger).
     `room`: how many more jobs the backend says it would take now; None when it has no opinion.

@@ -64,7 +64,7 @@ def _world_at_rest(root: Path) -> World:
     for number in range(20):
         path = root / f"source{number}"
         (path / ".hut").mkdir(parents=True)
-        text = workflow(f"w{number}", '- {id: t, command: "true"}').replace("spec:\n", "spec:\n  trigger: {on: [manual]}\n  backend: local\n")
+        text = workflow(f"w{number}", '- {id: t, command: "true"}', trigger="{on: [manual]}", backend="local")
         (path / ".hut" / "w.yaml").write_text(text)
         world.write(f"s{number}.yaml", SOURCE.format(number=number, path=path))
     return world

@@ -65,12 +65,12 @@ def _commit_to_start() -> Row:
     world = World(root, slots=4)
     repo = GitRepo(root / "repo")
     repo.commit({"README": "x"}, "first")
-    source = f"apiVersion: scripthut/v1\nkind: Source\nmetadata: {{name: code}}\nspec:\n  git: {{url: 'file://{root}/repo', branch: main}}\n"
-    world.write("source.yaml", source)
+    head = "apiVersion: scripthut/v1\nkind: Source\nmetadata: {name: code}\nspec:\n"
+    world.write("source.yaml", f"{head}  git: {{url: 'file://{root}/repo', branch: main}}\n")
     world.start()
     number = [0]
     try:
-        wait_for(lambda: '"code"' in world.text() or "code" in world.text(), "the source was read")
+        wait_for(lambda: '"source": "code"' in world.text(), "the source was read")
 
         def once() -> float:
             number[0] += 1
