@@ -1,6 +1,6 @@
 """What a person reads: record → phase, counts, conditions and one sentence; and the chain that blocks a task.
 
-Called by status.py, notify and the read verbs. Nothing is ever decided from it.
+Called by reconciler/report.py, status/ and the read verbs of cli/. Nothing is ever decided from it.
 
 Conditions follow the Kubernetes convention: a `type`, a `status` of three values, a CamelCase `reason` for programs, a `message`
 for people, and the time of the last change of `status` (`carry`). *Ready* is always there. *Reconciling* (it moves on by itself)
@@ -213,6 +213,20 @@ def why(run: Run, record: RunRecord, task_id: str, around: Surroundings, now: fl
         half = WHY_LINES_MAX // 2
         lines = [*lines[:half], f"… {len(lines) - 2 * half:,} more tasks that wait for each other …", *lines[-half:]]
     return tuple(lines)
+
+
+def moves(run: Run, record: RunRecord, backends: Mapping[str, BackendView], held: bool) -> bool:
+    """Whether a live run goes on without a person, a later clock time or a backend that cannot be reached. `held`: nothing of it may
+    be sent. A back-off before a retry counts as going on: whoever asked for the retry wants its outcome. One after a refusal does
+    not: nobody knows how long the room or the trouble lasts."""
+    reachable = {name for name, view in backends.items() if view.reachable}
+    if reachable.intersection(record.live):
+        return True
+    takes = {name for name in reachable if backends[name].accepts}
+    return not held and any(
+        at < NEVER and not record.tasks[task_id].refusals and run.backend_of(record.known[task_id]) in takes
+        for task_id, at in record.ready.items()
+    )
 
 
 def span(seconds: float) -> str:

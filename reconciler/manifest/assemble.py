@@ -1,4 +1,4 @@
-"""Everything that the operator's folder and all sources say, as one desired state. Pure; called by controller.py when a tree changed.
+"""Everything that the operator's folder and all sources say, as one desired state. Pure; called by intake.py when a tree changed.
 
     view(name, tree, loader)                     one tree, read
     assemble(operator, sources, previous, site)  -> Desired
