@@ -23,7 +23,7 @@ from typing import TypeVar
 from reconciler.backends.base import CancelRequest, Capacity, Check, Explanation, FileRange, FileRequest, JobRequest, QueueRow
 from reconciler.backends.files import Files, Question, Trouble, aside
 from reconciler.backends.marks import Claim, Owner, Process, Revoked
-from reconciler.backends.process import clean_environment, folders_below, keep_files, processes_of, spawn, this_machine
+from reconciler.backends.process import Life, clean_environment, folders_below, keep_files, processes_of, spawn, this_machine
 from reconciler.backends.script import Layout, claimed_script, identify_process, job_script, trouble, work_folder
 from reconciler.backends.sight import Sight
 from reconciler.backends.spool import CANCEL, Spool
@@ -270,11 +270,28 @@ class LocalBackend:
                     return self._receipt(request, Answer.TRANSIENT if found.passing else Answer.REFUSED, found.words)
                 if self._spool.claim(request.job, self._script(request)):
                     return self._start(request)
-            start = self._spool.read(request.job).start
+            return self._sent_before(request)
         except OSError as error:
-            return self._receipt(request, Answer.TRANSIENT, f"the spool cannot be used: {error.strerror}")
-        job_id = str(start.pid) if isinstance(start, Process) else ""
+            return self._unsent(request, f"the spool cannot be used: {error.strerror}")
+
+    def _sent_before(self, request: JobRequest) -> Receipt:
+        """What is said of a name that somebody has claimed. A claim alone is no proof that anything was started. Raises OSError."""
+        evidence, life = self._sight.observe(Expected(request.job, "", 0.0), self._now())
+        shown = evidence.start is not None or evidence.exit is not None or life is not Life.GONE or self._watch.lives(request.job)
+        if not shown and not processes_of(self._spool.folder(request.job)):
+            return self._receipt(request, Answer.UNKNOWN, "claimed before, and nothing shows that it was started")
+        job_id = str(evidence.start.pid) if isinstance(evidence.start, Process) else ""
         return Receipt(request.job, Answer.ACCEPTED, self._now(), job_id, "it had been sent before")
+
+    def _unsent(self, request: JobRequest, words: str) -> Receipt:
+        """After trouble with the disk: only a name that nobody has claimed was provably not sent."""
+        try:
+            claimed = self._spool.claimed(request.job)
+        except OSError:
+            claimed = True
+        if claimed:
+            return self._receipt(request, Answer.UNKNOWN, f"{words}; its name is claimed, or that cannot be told")
+        return self._receipt(request, Answer.TRANSIENT, words)
 
     def _script(self, request: JobRequest) -> str:
         layout = Layout(self._spool.folder(request.job), self._spool.exits, self._identify, self._machine.umask, self._machine.files)

@@ -153,8 +153,12 @@ class Spool:
             return self._take(f"{folder}/claim", script, keep=f"{folder}/script")
 
     def claimed(self, job: str) -> bool:
-        """Whether somebody has taken the name `job`."""
-        return os.path.lexists(f"{self.folder(job)}/claim")
+        """Whether somebody has taken the name `job`. Raises OSError when that cannot be told: no proof that nobody has."""
+        try:
+            os.lstat(f"{self.folder(job)}/claim")
+        except FileNotFoundError:
+            return False
+        return True
 
     def unclaim(self, job: str) -> None:
         """Give a name back that was claimed and provably not used. What it said stays, as `claim.unsent`."""
@@ -252,19 +256,31 @@ class Spool:
                 os.mkdir(path, 0o700)
 
     def _take(self, path: str, text: str, keep: str = "") -> bool:
-        """Create `path` with all of `text`, or not at all. False when it exists. `keep`: what to call the same file as well."""
+        """Create `path` with all of `text`, or not at all. False when it exists. `keep`: what to call the same file as well.
+
+        When it raises, `path` may still be there, if it could not be taken back either.
+        """
         mine = f"{path}.{os.urandom(6).hex()}"
         try:
             _write(mine, text, os.O_EXCL)
-            os.link(mine, path)
+            try:
+                os.link(mine, path)
+            except FileExistsError:
+                return False
             if keep:
-                os.rename(mine, keep)
-        except FileExistsError:
-            return False
+                self._also_call(mine, keep, path)
         finally:
             with suppress(FileNotFoundError):  # it has become `keep`, or there is no such folder
                 os.unlink(mine)
         return True
+
+    def _also_call(self, mine: str, keep: str, path: str) -> None:
+        """Rename `mine` to `keep`; when that fails (a full disk), `path` is given back: it was not used yet."""
+        try:
+            os.rename(mine, keep)
+        except OSError:
+            os.unlink(path)
+            raise
 
     def _replace(self, path: str, text: str) -> None:
         """Write `path` whole and durably, over what was there."""

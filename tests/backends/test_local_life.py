@@ -545,3 +545,43 @@ async def test_a_clock_that_is_set_back(here: Here) -> None:
     assert (await seen(new, name(), JobState.RUNNING)).reason == ""
     (here.work / "go").touch()
     assert (await seen(new, name(), JobState.ENDED)).exit_code == 0
+
+
+async def test_a_claim_that_cannot_be_finished_is_given_back(here: Here) -> None:
+    """When the claim is made and the script has no place, the name is proven unsent; once there is a place, it runs once."""
+    backend = await here.open()
+    job = request(f"echo ran >> {here.work}/ran")
+    (here.folder(job.job) / "script").mkdir(parents=True)  # nothing can be renamed to it
+    assert answers(await send(backend, job)) == [Answer.TRANSIENT]
+    assert sorted(path.name for path in here.folder(job.job).iterdir()) == ["script"]
+    (here.folder(job.job) / "script").rmdir()
+    assert answers(await send(backend, job)) == [Answer.ACCEPTED]
+    assert (await seen(backend, job.job, JobState.ENDED)).exit_code == 0
+    assert (here.work / "ran").read_text() == "ran\n"
+
+
+async def test_a_claim_that_nobody_started_is_in_doubt(here: Here) -> None:
+    """A name that was claimed, and nothing shows that it was started, is not called sent: a doubt, which a revocation settles."""
+    backend = await here.open()
+    folder = here.folder(name())
+    folder.mkdir(parents=True)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    (folder / "claim").write_text(f"#!/bin/sh\n# claim 1 ledger-1 1 {boot} 60 end\n")
+    [receipt] = await send(backend, request(f"touch {here.work}/ran"))
+    assert receipt.answer is Answer.UNKNOWN and "nothing shows" in receipt.reason
+    assert (await end(backend, name(), kill=False)).answer is Answer.FENCED
+    assert not (here.work / "ran").exists()
+
+
+async def test_a_claim_whose_wrapper_is_about_to_start_was_sent(here: Here) -> None:
+    """A name that was claimed, and of which a process lives that has not taken its start yet, was sent."""
+    backend = await here.open()
+    folder = here.folder(name())
+    folder.mkdir(parents=True)
+    (folder / "claim").write_text("#!/bin/sh\n")
+    wrapper = subprocess.Popen(["sleep", "1000"], env={"RECONCILER_JOB_DIR": str(folder)})
+    try:
+        assert answers(await send(backend, request("true"))) == [Answer.ACCEPTED]
+    finally:
+        wrapper.kill()
+        wrapper.wait()
