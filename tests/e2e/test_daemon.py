@@ -148,10 +148,10 @@ def test_a_tampered_or_deleted_status_file_changes_nothing(world: World) -> None
 
 
 def test_kill_nine_at_random_moments(tmp_path: Path) -> None:
-    """Twenty kill -9 over workflows of mixed shape: every task ran exactly once, every workflow ended."""
+    """Twenty kill -9, each amid work, over workflows of mixed shape: every task ran exactly once, every workflow ended."""
     seen = campaign(tmp_path, kills=20, tasks=250, seed=7, deadline_s=100)
 
-    assert not broken(seen, 5), seen
+    assert not broken(seen), seen
 
 
 def test_state_lost_is_noticed(world: World) -> None:
