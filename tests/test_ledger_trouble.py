@@ -19,8 +19,9 @@ import pytest
 from reconciler.core.record import TaskRecord, TaskState
 from reconciler.errors import LedgerBusy, LedgerCorrupt, LedgerError, LedgerUnwritable
 from reconciler.ledger import Batch, Ledger, LedgerReader
-from reconciler.ledger.folder import file_system, holder, mounted_type
+from reconciler.ledger.folder import holder
 from reconciler.ledger.schema import FILE_NAME
+from reconciler.mounts import file_system, mounted_type
 from tests.ledger_samples import changed, ended, new, sample_run
 
 ROOT = Path(__file__).parents[1]

@@ -33,6 +33,7 @@ from reconciler.clock import utc_now
 from reconciler.core.names import parse_job_name
 from reconciler.core.observed import Answer, Expected, JobFact, JobState, Receipt, Snapshot
 from reconciler.errors import Unreachable
+from reconciler.mounts import NETWORK_FILE_SYSTEMS, file_system
 
 #: Above this many the loop gets a breath between jobs; a submission takes about half a millisecond, a read a tenth.
 _AT_ONCE = 8
@@ -42,13 +43,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """`slots`: how many jobs at once, for people and as the snapshot's room; None: no opinion. The others: see watch.Pace."""
+    """`slots`: how many jobs at once, for people and as the snapshot's room; None: no opinion. The others: see watch.Pace.
+
+    `file_system` names the type of the one that holds a path.
+    """
 
     slots: int | None = None
     grace_s: float = 10.0
     poll_s: float = 0.5
     pidfds_max: int | None = None
     now: Callable[[], float] = utc_now
+    file_system: Callable[[Path], str] = file_system
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +88,11 @@ class LocalBackend:
         self._strays: frozenset[str] | None = None  # jobs that lived and nobody expected; None: nobody has looked yet
 
     def own(self) -> None:
-        """Take the spool. Raises NotOwner when it is another ledger's or a newer daemon's, Unreachable when it cannot be written."""
+        """Take the spool. Raises NotOwner when it is another ledger's or a newer daemon's, Unreachable when it cannot be written, or is
+        where it could keep everybody waiting: on a network file system."""
         keep_files()
+        if words := self._far_away():
+            raise Unreachable(f"the spool {words}")
         with self._reached():
             self._spool.own(self._owner)
 
@@ -204,6 +212,8 @@ class LocalBackend:
 
     def _check_spool(self) -> Check:
         root = self._spool.root
+        if words := self._far_away():
+            return Check("spool", False, words)
         there = next(folder for folder in (root, *root.parents) if folder.exists())
         writable = os.access(there, os.W_OK | os.X_OK) and there.is_dir()
         try:
@@ -222,6 +232,13 @@ class LocalBackend:
             yield
         except OSError as error:
             raise Unreachable(f"the spool {self._spool.root} cannot be used: {error}") from error
+
+    def _far_away(self) -> str:
+        """Why the spool is in the wrong place, in words; "" when it is not. Every look and claim is a call on it that nothing can end."""
+        kind = self._tuning.file_system(self._spool.root)
+        if kind not in NETWORK_FILE_SYSTEMS:
+            return ""
+        return f"{self._spool.root} is on a network file system ({kind}), which may not answer; give the backend a `spool` on a local disk"
 
     def _free(self) -> int | None:
         return None if self._tuning.slots is None else max(0, self._tuning.slots - self._watch.count)

@@ -12,7 +12,6 @@ import fcntl
 import json
 import os
 import platform
-import re
 import stat
 import time
 from pathlib import Path
@@ -20,16 +19,8 @@ from typing import NamedTuple
 
 from reconciler import clock
 from reconciler.errors import LedgerBusy, LedgerError, LedgerUnwritable
+from reconciler.mounts import NETWORK_FILE_SYSTEMS, file_system
 
-#: SQLite's WAL needs memory shared by everybody who has the file open, and locks that work: neither holds across machines.
-NETWORK_FILE_SYSTEMS = frozenset(
-    {
-        "9p", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "fhgfs", "gfs", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs",
-        "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2", "quobyte", "smb3", "smbfs", "wekafs", "fuse.ceph", "fuse.curlftpfs", "fuse.davfs",
-        "fuse.gcsfuse", "fuse.glusterfs", "fuse.juicefs", "fuse.lizardfs", "fuse.mfs", "fuse.moosefs", "fuse.mount-s3", "fuse.quobyte",
-        "fuse.rclone", "fuse.s3fs", "fuse.sshfs", "fuse.weka",
-    }
-)  # fmt: skip
 #: A reader that asks who holds the folder, or a child between fork and exec, may hold the lock for a moment.
 _LOCK_TRIES, _LOCK_PAUSE_S = 20, 0.05
 
@@ -54,32 +45,8 @@ def prepare(folder: Path) -> None:
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise LedgerError(f"others may write in the state folder {folder}; take that away: chmod go-w {folder}")
     kind = file_system(folder)
-    if kind in NETWORK_FILE_SYSTEMS:
+    if kind in NETWORK_FILE_SYSTEMS:  # SQLite's WAL needs memory shared by everybody who has the file open
         raise LedgerError(f"the state folder {folder} is on a network file system ({kind}), which can lose records; use a local disk")
-
-
-def file_system(path: Path) -> str:
-    """The type of the file system that holds `path`, as Linux calls it; "" where there is no /proc to tell."""
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
-        return ""
-    return mounted_type(mounts, str(path.resolve()))
-
-
-def mounted_type(mountinfo: str, path: str) -> str:
-    """The type of the file system of the absolute `path`, given the text of /proc/self/mountinfo (format: proc(5))."""
-    best, kind = "", ""
-    for line in mountinfo.splitlines():
-        left, _, right = line.partition(" - ")
-        fields = left.split(" ")
-        if len(fields) < 5 or not right:
-            continue
-        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[4])
-        inside = path == point or path.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):  # of two on one point, the later covers the earlier
-            best, kind = point, right.split(" ")[0]
-    return kind
 
 
 class Lock:

@@ -22,6 +22,7 @@ from reconciler.clock import monotonic, utc_now
 from reconciler.core.desired import Cause, Resources
 from reconciler.core.observed import Answer, Expected, JobState
 from reconciler.errors import NotOwner, Unreachable
+from reconciler.mounts import mounted_type
 from tests.backends.conformance import RUN, answers, end, look, name, request, seen, send, started, until
 from tests.backends.test_local import Here
 
@@ -392,6 +393,17 @@ async def test_a_spool_that_cannot_be_written(here: Here) -> None:
     here.spool.write_text("a file, not a folder")
     with pytest.raises(Unreachable, match="spool"):
         await here.open()
+
+
+async def test_a_spool_on_a_network_file_system(here: Here) -> None:
+    """A spool that could keep everybody waiting is refused, in words, before anything is made; the check says the same."""
+    mounts = f"21 1 259:1 / / rw - ext4 /dev/root rw\n30 21 0:40 / {here.spool.parent} rw - nfs4 server:/x rw\n"
+    here.tuning = Tuning(file_system=lambda path: mounted_type(mounts, str(path)))
+    with pytest.raises(Unreachable, match=r"network file system \(nfs4\)"):
+        await here.open()
+    assert not here.spool.exists()
+    [check, _] = await LocalBackend("here", here.spool, Owner("nobody", 0), here.changed, here.tuning).check()
+    assert (check.ok, "nfs4" in check.message) == (False, True)
 
 
 async def test_modes(here: Here) -> None:
