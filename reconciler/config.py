@@ -22,6 +22,7 @@ from reconciler.manifest import schema
 from reconciler.manifest.environment import layer_of
 from reconciler.manifest.load import Document, Loaded, load_file
 from reconciler.manifest.origin import DeleteGuard, guard_of, limits_of
+from reconciler.regular import read_regular
 
 INIT = "`reconciler init` writes one"
 #: What a status file has and a manifest must not have.
@@ -82,8 +83,8 @@ def settings_files(folder: Path) -> Iterable[tuple[Path, bytes]]:
         for name in sorted(names):
             if name.lower().endswith((".yaml", ".yml")) and not name.startswith("."):
                 path = Path(where, name)
-                data = path.read_bytes()
-                if b"Settings" in data and not _STATUS.search(data):
+                data = read_regular(path)
+                if data is not None and b"Settings" in data and not _STATUS.search(data):
                     yield path, data
 
 

@@ -5,7 +5,7 @@ It stays new until it has been saved: a cycle that is thrown away loses nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from reconciler.core.names import RUN_ID_LENGTH
@@ -38,8 +38,8 @@ class Gathered:
         facts, absent = outlook.news()
         return cls(facts, absent, tuple(outlook.receipts))
 
-    def settle(self, outlook: Outlook, failed: set[str]) -> None:
-        """All of it is saved, but what concerns the runs in `failed`: that stays new."""
+    def settle(self, outlook: Outlook, failed: Set[str]) -> None:
+        """All of it is saved, but what concerns the runs in `failed`, which were not planned: that stays new."""
         if not failed:
             outlook.fold(self.facts, self.absent)
         else:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from reconciler.aside import aside
 from reconciler.clock import utc_now
 from reconciler.errors import SourceRefused, SourceUnreachable
 from reconciler.log import EventName
@@ -106,7 +107,7 @@ class Intake:
             try:
                 tree = await feed.source.look()
                 if tree is not feed.tree:
-                    feed.view = await asyncio.to_thread(view, feed.name, tree, feed.loader)
+                    feed.view = await aside(view, feed.name, tree, feed.loader)
                     feed.tree = tree
                     log.info(EventName.SOURCE_FETCHED, source=feed.name or "(trusted folder)", revision=tree.revision)
             except SourceUnreachable as error:
@@ -130,20 +131,16 @@ class Intake:
     async def _assemble_on_change(self) -> None:
         while True:
             await self._changed.wait()
+            self._changed.clear()  # before the work: what changes meanwhile asks for another round
             views = {name: feed.view for name, feed in self.feeds.items() if feed.view is not None}
             operator = views.pop("", None)
             if operator is None:
-                self._changed.clear()  # nothing can be said before the trusted folder has been read
-                continue
+                continue  # nothing can be said before the trusted folder has been read
             try:
-                desired = await asyncio.to_thread(assemble, operator, views, self._previous, self._site)
+                desired = await aside(assemble, operator, views, self._previous, self._site)
             except Exception:  # a bug here must not end the daemon: what was in force stays so
                 log.exception(EventName.OBJECT_FAILED, kind="Settings", name="(all manifests)")
-                self._changed.clear()
                 continue
-            if any(feed.view is not views.get(name, operator if not name else None) for name, feed in self.feeds.items()):
-                continue  # something changed meanwhile: read on before anybody acts on half of it
-            self._changed.clear()
             self._previous = desired.good
             self.desired = desired
             self._take_sources(desired.sources)

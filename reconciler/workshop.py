@@ -11,10 +11,12 @@ from dataclasses import replace
 
 import structlog
 
+from reconciler.aside import aside
 from reconciler.clock import rfc3339
 from reconciler.core.desired import Run, Task
 from reconciler.core.names import RUN_ID_LENGTH, parse_job_name
 from reconciler.core.observed import Generated
+from reconciler.core.record import TaskState
 from reconciler.core.trigger import Owed, run_of
 from reconciler.fleet import Fleet, LiveRun, Step
 from reconciler.log import EventName
@@ -59,6 +61,11 @@ class Workshop:
             self._spawn(self._make(debt, desired, now))
         return None
 
+    def keep(self, owed: Sequence[Owed]) -> None:
+        """Only these runs are still owed: what was made ready for another is out of date when its digest comes back."""
+        wanted = {debt.run_id for debt in owed}
+        self._made = {run_id: made for run_id, made in self._made.items() if run_id in wanted}
+
     def take(self, fetched: Sequence[Fetched], fleet: Fleet, desired: Desired) -> None:
         """Judge what generators wrote, in the background."""
         for each in fetched:
@@ -86,7 +93,7 @@ class Workshop:
         for job in list(self._read):
             step = steps.get(job[:RUN_ID_LENGTH])
             name = parse_job_name(job)
-            if step is not None and name is not None and step.record.tasks[name.task].state != "running":
+            if step is not None and name is not None and step.record.tasks[name.task].state is not TaskState.RUNNING:
                 self._forget(job)
 
     def _forget(self, job: str) -> None:
@@ -100,7 +107,7 @@ class Workshop:
 
     async def _make(self, debt: Owed, desired: Desired, now: float) -> None:
         try:
-            self._made[debt.run_id] = await asyncio.to_thread(_make, debt, desired, now)
+            self._made[debt.run_id] = await aside(_make, debt, desired, now)
         except Exception as error:  # one workflow's fault must not stop the others; raised where its run is made
             self._made[debt.run_id] = error
         self._making.discard(debt.run_id)
@@ -112,7 +119,7 @@ class Workshop:
         assert name is not None  # _live has parsed it
         task = live.record.known[name.task]
         try:
-            generated = await asyncio.to_thread(_judged, fetched, live.run, task, desired)
+            generated = await aside(_judged, fetched, live.run, task, desired)
         except Exception as error:  # one generator's file must not stop the others
             log.exception(EventName.OBJECT_FAILED, kind="Run", name=live.run.id, task=task.id)
             generated = Generated(error=f"{fetched.path}: {type(error).__name__}: {error}")

@@ -58,6 +58,7 @@ RECORDS = st.builds(
     aim=st.none() | st.sampled_from(Aim),
     told_at=TIMES,
     scheduler=TIMES,
+    refusals=st.integers(0, 9),
 )
 TASKS = st.builds(Task, id=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,8}", fullmatch=True), command=TEXT, init=TEXT, name=TEXT)
 

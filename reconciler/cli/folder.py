@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from reconciler.regular import read_regular
+
 if TYPE_CHECKING:
     from reconciler.config import Settings
     from reconciler.ledger.read import LedgerReader
@@ -75,8 +77,8 @@ def manifest_files(folder: Path) -> Iterable[tuple[Path, bytes]]:
         for each in sorted(names):
             if each.lower().endswith((".yaml", ".yml")) and not each.startswith("."):
                 path = Path(where, each)
-                data = path.read_bytes()
-                if not _STATUS.search(data):
+                data = read_regular(path)
+                if data is not None and not _STATUS.search(data):
                     yield path, data
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+import click
+
 from reconciler.cli.output import no_such
 from reconciler.errors import ReconcilerError
 from reconciler.ledger.read import LedgerReader
@@ -28,7 +30,12 @@ def kind_of(word: str) -> str | None:
 
 
 def split(word: str) -> tuple[str, str]:
-    """(kind, name) of `Kind/name`; kind "" when the part before the first slash is none (`<source>/<name>` is a name)."""
+    """(kind, name) of `Kind/name`; kind "" when the part before the first slash is none (`<source>/<name>` is a name).
+
+    Raises UsageError for an empty word: a script's unset variable must not mean the newest run.
+    """
+    if not word.strip():
+        raise click.UsageError("an empty name means nothing; name a run or an object")
     before, slash, after = word.partition("/")
     kind = kind_of(before) if slash and after else None
     return (kind, after) if kind else ("", word)

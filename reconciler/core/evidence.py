@@ -19,6 +19,8 @@ from reconciler.core.record import FINAL, LIVE, Aim, TaskRecord, TaskState
 #: long enough not to storm a scheduler that says "full", short beside any job worth submitting.
 LIMIT_WAIT_S = 10.0
 TRANSIENT_WAIT_S = 5.0
+#: Both double with each further refusal in a row, up to this. A limit may hold for days; nobody gains from asking every ten seconds.
+REFUSAL_WAIT_S_MAX = 300.0
 #: The first lost submission is sent again at once; then 1, 2, 4 … seconds later, up to this.
 LOSS_BACKOFF_S_MAX = 300.0
 RETRY_BACKOFF_S_MAX = 3600.0
@@ -166,6 +168,7 @@ def _fold_receipt(draft: Draft, task_id: str, receipt: Receipt, news: News) -> N
                 job_id=receipt.job_id or record.job_id,
                 acknowledged_at=receipt.at,
                 scheduler=(view.scheduler_started_at or 0.0) if view else 0.0,
+                refusals=0,
             )
             draft.put(task_id, record.to(TaskState.QUEUED, draft.now, receipt.reason) if record.state is TaskState.SUBMITTING else record)
         case Answer.REFUSED | Answer.LIMIT | Answer.TRANSIENT:
@@ -190,7 +193,9 @@ def _see_unsent(draft: Draft, task_id: str, record: TaskRecord, receipt: Receipt
         _close(draft, task_id, record)
     else:
         wait_s = LIMIT_WAIT_S if receipt.answer is Answer.LIMIT else TRANSIENT_WAIT_S
-        draft.put(task_id, record.to(TaskState.WAITING, draft.now, receipt.reason, not_before=draft.now + wait_s))
+        wait_s = min(REFUSAL_WAIT_S_MAX, wait_s * 2.0 ** min(record.refusals, 10))
+        not_before, refusals = draft.now + wait_s, record.refusals + 1
+        draft.put(task_id, record.to(TaskState.WAITING, draft.now, receipt.reason, not_before=not_before, refusals=refusals))
 
 
 def _see_cancel_answered(draft: Draft, task_id: str, record: TaskRecord, receipt: Receipt) -> None:
@@ -297,6 +302,7 @@ def _fresh(record: TaskRecord) -> TaskRecord:
         exit_code=None,
         aim=None,
         scheduler=0.0,
+        refusals=0,
     )
 
 

@@ -72,7 +72,8 @@ class TaskRecord(NamedTuple):
     Times are seconds since 1970 UTC; 0.0 means "not yet". `since` is when `state` was entered. `absent_since` is when the first
     complete look *began* that did not show the job (0.0: shown, or not looked for). `not_before` holds a retry back.
     `told_at` is when the far side was last told what we want of it (Cancel, Fetch); 0.0: not in this state.
-    `scheduler` is when the scheduler that acknowledged the job had started (0.0: unknown).
+    `scheduler` is when the scheduler that acknowledged the job had started (0.0: unknown). `refusals` counts how often in a row it
+    was proven not sent, for want of room or for a trouble that passes: each waits longer than the one before.
     """
 
     state: TaskState = TaskState.WAITING
@@ -94,6 +95,7 @@ class TaskRecord(NamedTuple):
     aim: Aim | None = None
     told_at: float = 0.0
     scheduler: float = 0.0
+    refusals: int = 0
 
     def to(self, state: TaskState, now: float, reason: str = "", **changes: object) -> TaskRecord:
         """The record after a move to `state`. Raises IllegalMove when the table does not have that edge.
@@ -111,7 +113,8 @@ class TaskRecord(NamedTuple):
         if self.state is not TaskState.WAITING:
             raise IllegalMove(f"{self.state} -> submitting")
         # state, attempt, failures, losses, since, reason, cause, job_id, started, claimed_at
-        return TaskRecord(TaskState.SUBMITTING, self.attempt, self.failures, self.losses, now, "", None, "", False, now)
+        sent = TaskRecord(TaskState.SUBMITTING, self.attempt, self.failures, self.losses, now, "", None, "", False, now)
+        return sent._replace(refusals=self.refusals) if self.refusals else sent
 
 
 class Phase(StrEnum):

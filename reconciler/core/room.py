@@ -6,7 +6,7 @@ of 10,000 tasks cannot starve one of 10, and nothing is left idle while somebody
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -47,6 +47,29 @@ def share(demands: Sequence[Demand], free: Mapping[str, int], limits: Mapping[st
                 if demand.limit in left:
                     left[demand.limit] -= more
     return granted
+
+
+def free(most: Mapping[str, int], live: Iterable[Mapping[str, int]], said: Mapping[str, int | None]) -> dict[str, int]:
+    """How many more jobs each backend takes. `most` is its `max_concurrent`, `live` the jobs of each run by backend, `said` how many
+    more it says itself that it would take (None: no opinion). A backend that takes nothing now is not in `most`."""
+    taken: dict[str, int] = {}
+    for run in live:
+        for backend, count in run.items():
+            taken[backend] = taken.get(backend, 0) + count
+    left = {}
+    for backend, limit in most.items():
+        more, own = limit - taken.get(backend, 0), said.get(backend)
+        left[backend] = max(0, more if own is None else min(more, own))
+    return left
+
+
+def left_of(limits: Mapping[str, int | None], live: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """How many more jobs each workflow's own `max_concurrent` allows (None: it has none). `live`: (workflow, jobs) of each run."""
+    left = {name: limit for name, limit in limits.items() if limit is not None}
+    for name, count in live:
+        if name in left:
+            left[name] -= count
+    return left
 
 
 def _want(demand: Demand, granted: Mapping[tuple[str, str], int], left: Mapping[str, int]) -> int:

@@ -182,6 +182,22 @@ def may_change(request: RunRequest, workflow: str) -> bool:
     return not request.place.source or workflow.startswith(f"{request.place.source}/")
 
 
+def suspension(run: Run, revisions: Mapping[str, Revision], context: Context, now: float) -> tuple[str, Suspend] | None:
+    """What keeps a live run from sending anything, in words, and the suspension itself; None when nothing does."""
+    revision, gate = revisions.get(run.workflow), context.gates.get(run.place.source)
+    found: list[tuple[str, Suspend | None]] = [
+        (f"workflow {run.workflow}", revision.suspend if revision else None),
+        (f"source {run.place.source}", gate.suspend if gate else None),
+    ]
+    for request in context.requests.values():
+        if request.run == run.id and may_change(request, run.workflow):
+            found.append((f"Run {request.name}", request.suspend))
+    for what, suspend in found:
+        if suspend is not None and suspend.holds(now):
+            return f"{what} is suspended{_words_of(suspend)}", suspend
+    return None
+
+
 def occasion_of(request: RunRequest) -> str:
     """The occasion of the run that a Run document asks for: its name, and what it asks."""
     asked = "\0".join((request.workflow, request.revision, request.backend, *(f"{key}={value}" for key, value in request.parameters)))

@@ -38,6 +38,7 @@ from reconciler.ledger.statusfile import is_run_of, nameless, read_status_files
 from reconciler.ledger.traces import Owner
 from reconciler.ledger.writer import write_whole
 
+LOST_WITH_SPOOL = "nothing is left of the backend's records of jobs, so nobody can tell how it ended"
 WHY = "the ledger was lost and rebuilt, and nobody can tell what would have come next"
 
 
@@ -52,10 +53,12 @@ class Trace(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """Everything that there is to rebuild a ledger from. `owners`: what the owner files of spools say."""
+    """Everything that there is to rebuild a ledger from. `owners`: what the owner files of spools say. `bare`: backends of whose
+    records nothing is left at all, so that nobody will ever be able to prove anything about a job there."""
 
     traces: Sequence[Trace] = ()
     owners: Sequence[Owner] = ()
+    bare: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ def recover(state_dir: Path, status_dir: Path, instance: str, findings: Findings
     try:
         path = state_dir / FILE_NAME
         old = salvage(path)
-        rebuilt = _rebuild(instance, findings.traces, old, status_dir, now)
+        rebuilt = _rebuild(instance, findings, old, status_dir, now)
         identity = _identity(instance, findings.owners, old, rebuilt.problems)
         write_whole(path.with_name(f"{FILE_NAME}.recovering"), identity, (_batch(run) for run in rebuilt.runs.values()), now)
         kept = _put_in_place(path, now)
@@ -100,7 +103,7 @@ def recover(state_dir: Path, status_dir: Path, instance: str, findings: Findings
     return _report(rebuilt, identity, kept)
 
 
-def _rebuild(instance: str, traces: Iterable[Trace], old: Salvaged, status_dir: Path, now: float) -> _Rebuilt:
+def _rebuild(instance: str, findings: Findings, old: Salvaged, status_dir: Path, now: float) -> _Rebuilt:
     rebuilt = _Rebuilt(problems=list(old.problems))
     for stored in old.runs:
         believed = not stored.run.workflow or is_run_of(instance, stored.run)
@@ -114,14 +117,14 @@ def _rebuild(instance: str, traces: Iterable[Trace], old: Salvaged, status_dir: 
             known = rebuilt.runs.get(file.stored.run.id)
             rebuilt.runs[file.stored.run.id] = file.stored if known is None else _joined(known, file.stored)
     jobs: dict[str, list[Trace]] = {}
-    for trace in traces:
+    for trace in findings.traces:
         if name := parse_job_name(trace.job):
             jobs.setdefault(name.run, []).append(trace)
     for run in sorted(rebuilt.runs.keys() | jobs.keys()):
         stored = rebuilt.runs.get(run) or StoredRun(nameless(run), {}, Phase.WAITING, True)
         folded = _folded(stored, jobs.get(run, ()), rebuilt.problems, now)
         final = run in ended and folded.records == stored.records
-        rebuilt.runs[run] = folded if final else _settled(folded, now)
+        rebuilt.runs[run] = folded if final else _settled(folded, now, findings.bare)
     return rebuilt
 
 
@@ -199,8 +202,9 @@ def _verdict(fact: JobFact) -> TaskState:
     return {Cause.LOST: TaskState.LOST, Cause.CANCELLED: TaskState.CANCELLED}.get(fact.cause or Cause.EXIT, TaskState.FAILED)
 
 
-def _settled(stored: StoredRun, now: float) -> StoredRun:
-    """The run as the new ledger has it: what waits is cancelled, and what may be under way is left for the backends to prove."""
+def _settled(stored: StoredRun, now: float, bare: frozenset[str]) -> StoredRun:
+    """The run as the new ledger has it: what waits is cancelled, what may be under way is left for the backends to prove, and what was
+    under way on a bare one is lost."""
     if not stored.records:  # pruned, or only its identity is known
         ended = stored.phase in {Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED}
         phase = stored.phase if ended else Phase.CANCELLED
@@ -209,6 +213,9 @@ def _settled(stored: StoredRun, now: float) -> StoredRun:
         task: record.to(TaskState.CANCELLED, now, WHY, cause=Cause.CANCELLED, ended_at=now) if record.state is TaskState.WAITING else record
         for task, record in stored.records.items()
     }
+    for task in stored.run.tasks:
+        if stored.run.backend_of(task) in bare and task.id in records and records[task.id].state in LIVE:
+            records[task.id] = records[task.id].to(TaskState.LOST, now, LOST_WITH_SPOOL, cause=Cause.LOST, ended_at=now, aim=None)
     # what is no longer known of a run of which a part was lost must not keep the rest from being built
     tasks = (replace(task, needs=tuple(need for need in task.needs if need in records)) for task in stored.run.tasks)
     known = replace(stored.run, tasks=tuple(task for task in tasks if task.id in records))
