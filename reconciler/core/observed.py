@@ -120,6 +120,8 @@ class BackendView:
     reason: str = ""  # why not reachable, in words
     accepts: bool = True  # False: draining or suspended, nothing new is submitted
     scheduler_started_at: float | None = None
+    strays: tuple[str, ...] = ()  # jobs of ours there that nobody expects
+    later: str = ""  # a change of its document that cannot count yet, in words
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,6 +166,10 @@ class LedgerReader:
             raise LedgerError(f"{prefix!r} is the start of several runs: {names}")
         return found[0] if found else None
 
+    def row(self, run: str) -> RunRow | None:
+        """The run with exactly this id; None when there is none."""
+        return next(iter(self._rows("WHERE id = ?", run)), None)
+
     def newest_run(self, workflow: str) -> RunRow | None:
         """The workflow's newest run, None when it never had one."""
         found = self.runs(1, workflow=workflow)

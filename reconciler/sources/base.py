@@ -67,6 +67,11 @@ class Tree(Protocol):
 class Source(Protocol):
     """A place that manifests come from."""
 
+    @property
+    def problem(self) -> str:
+        """Why changes are found late, for a person; "" when they are told at once, or asked for. No failure."""
+        ...
+
     async def look(self) -> Tree:
         """The newest tree. The same object as before while nothing changed."""
         ...
