@@ -5,7 +5,8 @@
     controller.py    the loop: look -> plan -> save -> act; the only caller of core.plan. Its parts:
                      intake.py (what the sources say), outlook.py (what one backend says), fleet.py (the live runs), fresh.py (what is new),
                      workshop.py (tasks made ready), jobrequest.py (a task as a job), saving.py (a cycle as one batch),
-                     report.py (what people are told), aside.py (what takes long, on a thread)
+                     report.py (what people are told), aside.py (what takes long, on a thread),
+                     housekeeping.py (retention where jobs ran)
     ledger/          the only writer of durable state (SQLite), and its readers
     status/          record -> YAML status file; nothing ever decides from it
     config.py        the daemon's own settings -> frozen Settings

@@ -32,6 +32,7 @@ from reconciler.core.trigger import Context, Decisions, Gate, may_change, owed
 from reconciler.errors import LedgerCorrupt, LedgerError, LedgerUnwritable, StateLost
 from reconciler.fleet import Fleet, LiveRun, Step, demands, head_of
 from reconciler.fresh import Fresh, Gathered, by_run
+from reconciler.housekeeping import Clean
 from reconciler.jobrequest import job_request
 from reconciler.ledger import Ledger
 from reconciler.ledger.rows import StoredRun
@@ -120,12 +121,16 @@ class Controller:
         self._next_desired = desired
         self.wake()
 
-    async def prune(self, keep_runs_s: float, keep_events_s: float) -> list[str]:
-        """Forget what ended longer ago than that; returns the ids of those runs. Identities and outcomes stay."""
-        forgotten: list[str] = []
-        while some := await self._in_ledger(self._parts.ledger.prune, utc_now(), keep_runs_s / 86400.0, keep_events_s / 86400.0):
-            forgotten += some
-        return forgotten
+    async def prune(self, keep_runs_s: float, keep_events_s: float, clean: Clean) -> None:
+        """Forget what ended longer ago than that, first in the ledger, then where it ran. Identities and outcomes stay.
+
+        What `clean` could not do is given to it again by the next call, whoever makes that. Raises LedgerError.
+        """
+        ledger = self._parts.ledger
+        while await self._in_ledger(ledger.prune, utc_now(), keep_runs_s / 86400.0, keep_events_s / 86400.0):
+            pass
+        if runs := await self._in_ledger(ledger.uncleaned):
+            await self._in_ledger(ledger.cleaned, await clean(runs), utc_now())
 
     def look_at_once(self) -> None:
         """Look at every backend now (SIGHUP)."""

@@ -19,13 +19,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import structlog
 
 from reconciler import __version__
-from reconciler.backends.base import Inspector
+from reconciler.backends.base import Cleaner, Inspector
 from reconciler.backends.local import LocalBackend
 from reconciler.backends.marks import Owner
 from reconciler.clock import utc_now
@@ -37,6 +38,7 @@ from reconciler.core.summary import run_conditions
 from reconciler.core.trigger import Context, Decisions, Gate, owed
 from reconciler.errors import LedgerError, NotOwner, ReconcilerError, SettingsError, SourceRefused, StateLost
 from reconciler.fleet import LiveRun
+from reconciler.housekeeping import clean_everywhere
 from reconciler.intake import Intake
 from reconciler.ledger import Ledger, LedgerReader, check_traces, recovery
 from reconciler.ledger.traces import Owner as SpoolOwner
@@ -59,8 +61,8 @@ TRUSTED_INCLUDE = ("**/*.yaml", "**/*.yml", "*.yaml", "*.yml")
 EXIT_OK, EXIT_TROUBLE, EXIT_SETTINGS = 0, 1, 2
 #: How long a verb waits for every source to answer once. Seconds; a git fetch gives up by itself after 60.
 LOOK_DEADLINE_S = 120.0
-#: How often it is looked for runs whose retention has passed.
-HOUSEKEEPING_S = 3600.0
+#: How often it is looked for runs whose retention has passed, and how long after a start first: when the backends were looked at.
+HOUSEKEEPING_S, HOUSEKEEPING_FIRST_S = 3600.0, 30.0
 
 
 def serve(folder: Path, once: bool = False) -> int:
@@ -151,6 +153,7 @@ class Daemon:
         self._places = Places(settings, Watcher(), settings.state_dir / "sources")
         self._stopping = False
         self._controller: Controller | None = None
+        self._cleaners: dict[str, Cleaner] = {}  # the backends that keep files of runs
 
     async def run(self, once: bool) -> int:
         """Serve until SIGTERM or SIGINT; with `once` until nothing moves. Jobs are left running. Raises LedgerError."""
@@ -212,6 +215,7 @@ class Daemon:
             while not self._stopping:
                 await controller.cycle()
                 if once and intake.settled and controller.idle(utc_now()):
+                    await self._tidy(controller)
                     break
                 await controller.pause()
         finally:
@@ -235,7 +239,7 @@ class Daemon:
             def changed() -> None:
                 outlook.look_soon()
 
-            backend = places.backend(spec, Owner(ledger.id, ledger.epoch), changed)
+            backend = self._cleaners[spec.name] = places.backend(spec, Owner(ledger.id, ledger.epoch), changed)
 
             def take() -> None:
                 if held := backend.owner_there():
@@ -273,16 +277,22 @@ class Daemon:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, look)
 
     async def _keep_house(self, controller: Controller) -> None:
-        """Once an hour, forget what its retention no longer keeps: first in the ledger, then on the backends."""
+        """Soon after the start, then once an hour, forget what its retention no longer keeps."""
+        await asyncio.sleep(HOUSEKEEPING_FIRST_S)
         while True:
+            await self._tidy(controller)
             await asyncio.sleep(HOUSEKEEPING_S)
-            try:
-                runs = await controller.prune(self._settings.retention_runs_s, self._settings.retention_events_s)
-                for outlook in controller.outlooks.values():
-                    if runs and isinstance(outlook.backend, LocalBackend):
-                        await outlook.backend.clean(runs)
-            except ReconcilerError as error:
-                log.warning(EventName.OBJECT_FAILED, kind="Settings", name=self._settings.instance, verb="retention", reason=str(error))
+
+    async def _tidy(self, controller: Controller) -> None:
+        """One pass: first in the ledger, then on the backends. What fails is said, and tried again by the next."""
+        settings = self._settings
+        try:
+            clean = partial(clean_everywhere, self._cleaners)
+            await controller.prune(settings.retention_runs_s, settings.retention_events_s, clean)
+        except ReconcilerError as error:
+            log.warning(EventName.OBJECT_FAILED, kind="Settings", name=settings.instance, verb="retention", reason=str(error))
+        except Exception:  # a bug in retention must not end it silently, and must not hurt a run
+            log.exception(EventName.OBJECT_FAILED, kind="Settings", name=settings.instance, verb="retention")
 
 
 def _unfinished(live: LiveRun, controller: Controller) -> str:

@@ -105,6 +105,18 @@ class Backend(Protocol):
         ...
 
 
+class Cleaner(Protocol):
+    """The same place, when it keeps files that retention may remove. A backend without any need not be one."""
+
+    async def clean(self, runs: Sequence[str]) -> Sequence[str]:
+        """Remove what is kept of these runs, which are over; none of their jobs will ever start again.
+
+        Those of which nothing is kept any more, also when nothing ever was. One with a living job is left alone. Raises NotOwner
+        and Unreachable, and then none counts.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class QueueRow:
     """One job of anybody on the backend, for people."""

@@ -155,16 +155,17 @@ class LocalBackend:
 
     # Beyond it: retention and recovery
 
-    async def clean(self, runs: Sequence[str]) -> None:
+    async def clean(self, runs: Sequence[str]) -> Sequence[str]:
         """Remove the folders of runs that are over; none of their jobs will ever start again. One with a living job is left alone.
 
-        Raises NotOwner and Unreachable.
+        Those of which nothing is left, oldest request first. Raises NotOwner and Unreachable.
         """
         self._spool.check(self._owner)
         with self._reached():
             living = {job.partition(".")[0] for job in await aside(self._jobs_that_live)}
-            for run in set(runs) - living:
-                await aside(partial(self._spool.close, run))
+            over = [run for run in runs if run not in living]
+            closed = [await aside(partial(self._spool.close, run)) for run in over]
+        return [run for run, gone in zip(over, closed, strict=True) if gone]
 
     def owner_there(self) -> Owner | None:
         """Who holds the spool now; None when nobody has ever, or nobody readable. Needs no ownership."""

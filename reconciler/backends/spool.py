@@ -231,16 +231,21 @@ class Spool:
             return sorted(name for name in os.listdir(self._runs / run) if (parsed := parse_job_name(name)) and parsed.run == run)
         return []
 
-    def close(self, run: str) -> None:
-        """Remove everything about `run` but the mark that none of its jobs may ever start again. What is no run id is left alone."""
+    def close(self, run: str) -> bool:
+        """Remove everything about `run` but the mark that none of its jobs may ever start again. Whether nothing else is left.
+
+        What is no run id is left alone, and so is what cannot be removed (a folder that a job made unwritable): the rest goes.
+        """
         folder = self._runs / run
         if parse_job_name(f"{run}.t.1") is None or not folder.is_dir():
-            return
-        self._take(f"{folder}/closed", "closed 1 end\n")
+            return True
+        if not self.closed(run):
+            self._take(f"{folder}/closed", "closed 1 end\n")
         for job in self.jobs(run):
             shutil.rmtree(folder / job, ignore_errors=True)
             with suppress(FileNotFoundError):
                 os.unlink(self._exits / job)
+        return not self.jobs(run)
 
     def make_work(self, job: str) -> None:
         """Make the folder in which a job without a working directory runs."""

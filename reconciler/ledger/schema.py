@@ -29,11 +29,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             id TEXT NOT NULL PRIMARY KEY, workflow TEXT NOT NULL, source TEXT NOT NULL, digest TEXT NOT NULL, occasion TEXT NOT NULL,
             phase TEXT NOT NULL, begun INTEGER NOT NULL, created_at REAL NOT NULL, ended_at REAL,
             cancelled TEXT NOT NULL DEFAULT '', dropped TEXT NOT NULL DEFAULT '', stalled TEXT NOT NULL DEFAULT '',
-            core_hours REAL NOT NULL DEFAULT 0, pruned_at REAL, counts TEXT, backends TEXT NOT NULL,
+            core_hours REAL NOT NULL DEFAULT 0, pruned_at REAL, cleaned_at REAL, counts TEXT, backends TEXT NOT NULL,
             body TEXT NOT NULL, canonical BLOB NOT NULL)""",
         "CREATE INDEX runs_by_digest ON runs (workflow, digest)",
         "CREATE INDEX runs_by_age ON runs (created_at)",
         "CREATE INDEX runs_alive ON runs (workflow) WHERE ended_at IS NULL",
+        "CREATE INDEX runs_uncleaned ON runs (id) WHERE pruned_at IS NOT NULL AND cleaned_at IS NULL",
         """CREATE TABLE specs (
             run TEXT NOT NULL REFERENCES runs (id), idx INTEGER NOT NULL, id TEXT NOT NULL, generator TEXT NOT NULL, spec TEXT NOT NULL,
             PRIMARY KEY (run, idx)) WITHOUT ROWID""",

@@ -155,16 +155,25 @@ class Ledger:
         if batch.new_runs:
             self.fresh = False
 
-    def prune(self, now: float, keep_runs_days: float | None, keep_events_days: float | None) -> tuple[str, ...]:
-        """Forget tasks and events of a few runs that ended long ago; None keeps for ever. Returns the ids of those runs.
+    def prune(self, now: float, keep_runs_days: float | None, keep_events_days: float | None) -> bool:
+        """Forget tasks of a few runs that ended long ago, and some old events; None keeps for ever. Whether there may be more to forget.
 
-        Their identity and outcome stay for ever. Call it again while it returns any: each call is kept short, because a save may wait.
+        A run's identity and outcome stay for ever. Call it again while it says so: each call is kept short, because a save may wait.
         """
         with self._transaction(Batch()) as db:
-            runs = () if keep_runs_days is None else retention.prune_runs(db, now, keep_runs_days)
-            if keep_events_days is not None:
-                retention.prune_events(db, now, keep_events_days)
-        return runs
+            more_runs = keep_runs_days is not None and retention.prune_runs(db, now, keep_runs_days)
+            more_events = keep_events_days is not None and retention.prune_events(db, now, keep_events_days)
+        return more_runs or more_events
+
+    def uncleaned(self) -> dict[str, frozenset[str]]:
+        """Ids of the runs that were pruned, each with the names of its backends, until `cleaned` says that those have forgotten it."""
+        with believed(self._path):
+            return retention.uncleaned_runs(self._db)
+
+    def cleaned(self, runs: Iterable[str], now: float) -> None:
+        """None of their backends keeps anything of these runs any more. Raises as `save` does."""
+        with self._transaction(Batch()) as db:
+            retention.mark_cleaned(db, runs, now)
 
     def refuse(self, reason: str) -> NoReturn:
         """Remember that this ledger must not be used (StateLost), so that no number of restarts makes it the newest. Always raises."""
