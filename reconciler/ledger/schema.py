@@ -44,6 +44,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             reason TEXT NOT NULL, cause TEXT, job_id TEXT NOT NULL, started INTEGER NOT NULL, claimed_at REAL NOT NULL,
             acknowledged_at REAL NOT NULL, started_at REAL NOT NULL, ended_at REAL NOT NULL, exit_code INTEGER,
             absent_since REAL NOT NULL, not_before REAL NOT NULL, aim TEXT, told_at REAL NOT NULL, scheduler REAL NOT NULL,
+            refusals INTEGER NOT NULL,
             PRIMARY KEY (run, task)) WITHOUT ROWID""",
         """CREATE TABLE events (
             seq INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, name TEXT NOT NULL, run TEXT NOT NULL, task TEXT NOT NULL,
@@ -84,15 +85,16 @@ RecordRow = tuple[str | int | float | None, ...]
 
 def record_row(record: TaskRecord) -> RecordRow:
     """The record as the columns of `tasks` from `state` on."""
-    state, attempt, failures, losses, since, reason, cause, *middle, aim, told_at, scheduler = record
-    return (_STATE[state], attempt, failures, losses, since, clean(reason), _CAUSE[cause], *middle, _AIM[aim], told_at, scheduler)  # type: ignore[arg-type]  # a plain tuple has no types by position
+    state, attempt, failures, losses, since, reason, cause, *middle, aim, told_at, scheduler, refusals = record
+    tail = (_AIM[aim], told_at, scheduler, refusals)
+    return (_STATE[state], attempt, failures, losses, since, clean(reason), _CAUSE[cause], *middle, *tail)  # type: ignore[arg-type]  # a plain tuple has no types by position
 
 
 def record_of(row: Sequence[Any]) -> TaskRecord:
     """The inverse of `record_row`. Raises KeyError for a word that no release of ours wrote."""
-    state, attempt, failures, losses, since, reason, cause, job_id, started, *times, aim, told_at, scheduler = row
+    state, attempt, failures, losses, since, reason, cause, job_id, started, *times, aim, told_at, scheduler, refusals = row
     head = (_STATE_OF[state], attempt, failures, losses, since, reason, _CAUSE_OF[cause], job_id, bool(started))
-    return TaskRecord._make((*head, *times, _AIM_OF[aim], told_at, scheduler))
+    return TaskRecord._make((*head, *times, _AIM_OF[aim], told_at, scheduler, refusals))
 
 
 def clean(text: str) -> str:
