@@ -1,13 +1,28 @@
-"""ScriptHut's own example, in place: the traps that broke it on newer ScriptHut itself."""
+"""The examples: the commands of their READMEs, and in ScriptHut's own the traps that broke it on newer ScriptHut itself."""
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from tests.e2e.world import World
 
-EXAMPLE = Path(__file__).parent / "example"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+#: Only what is kept in git: what a run has left in the clone is not part of an example.
+LEFT_OVER = shutil.ignore_patterns(".state", "status", "out", ".scripthut", "temp", "results.csv", "__pycache__")
+#: How many runs there are, and what was printed (one pattern a line), when the commands of its README have run.
+PRINTED = {
+    "diamond": [r"no problem in 1 object", *"123456", r"\w+ +diamond +Succeeded +4 succeeded .*"],
+    "scripthut": [r"no problem in 2 objects", r"5 batches, mean 3\..*", r"mean,3\..*", r"\w+ +examples/\S+ +Succeeded +7 succeeded .*"],
+}
+RUNS = {"diamond": 2, "scripthut": 1}
 SOURCE = """\
 apiVersion: scripthut/v1
 kind: Source
@@ -20,9 +35,49 @@ spec:
 """
 
 
+def copy(name: str, to: Path) -> Path:
+    """An example as a clone has it."""
+    shutil.copytree(EXAMPLES / name, to, ignore=LEFT_OVER)
+    return to
+
+
+def commands_of(readme: Path) -> list[str]:
+    """The commands of the README's shell block, without their comments."""
+    [block] = re.findall(r"^```sh\n(.*?)^```$", readme.read_text(), re.MULTILINE | re.DOTALL)
+    return [line.partition("  #")[0].strip() for line in block.splitlines()]
+
+
+def test_every_example_is_tried() -> None:
+    """Each folder of examples/ has a README, and its commands are run below."""
+    assert sorted(path.parent.name for path in EXAMPLES.glob("*/README.md")) == sorted(PRINTED)
+    assert sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir()) == sorted(PRINTED)
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_the_commands_of_an_example(tmp_path: Path, name: str) -> None:
+    """Every command of an example's README ends with 0 where the README is, and what it promises is printed."""
+    folder = copy(name, tmp_path / name)
+    command = tmp_path / "bin" / "reconciler"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m reconciler "$@"\n')
+    command.chmod(0o755)
+    env = {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}", "PYTHONPATH": str(EXAMPLES.parent)}
+    printed: list[str] = []
+    for line in commands_of(folder / "README.md"):
+        done = subprocess.run(["sh", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+        printed += done.stdout.splitlines()
+
+    for words in PRINTED[name]:
+        assert any(re.fullmatch(words, line) for line in printed), (words, printed)
+    with sqlite3.connect(next(folder.rglob("ledger.sqlite3"))) as ledger:
+        assert ledger.execute("SELECT phase FROM runs").fetchall() == [("Succeeded",)] * RUNS[name]
+    ledger.close()
+
+
 def test_the_python_example_runs_in_place(tmp_path: Path) -> None:
     """Generator, five generated tasks and a wildcard aggregate run from a `path:` Source with `workdir: file`, nothing edited."""
-    shutil.copytree(EXAMPLE, tmp_path / "examples")
+    copy("scripthut/python_simulation", tmp_path / "examples" / "python_simulation")
     world = World(tmp_path / "world")
     world.write("source.yaml", SOURCE.format(path=tmp_path / "examples"))
 
@@ -38,7 +93,7 @@ def test_the_python_example_runs_in_place(tmp_path: Path) -> None:
 
 def test_an_unknown_environment_is_a_warning(tmp_path: Path) -> None:
     """`environment: NAME` without such a group runs, and the workflow's status says what was not found."""
-    shutil.copytree(EXAMPLE, tmp_path / "examples")
+    copy("scripthut/python_simulation", tmp_path / "examples" / "python_simulation")
     world = World(tmp_path / "world")
     world.write("source.yaml", SOURCE.format(path=tmp_path / "examples"))
 
@@ -50,7 +105,7 @@ def test_an_unknown_environment_is_a_warning(tmp_path: Path) -> None:
 
 def test_running_it_again_changes_nothing(tmp_path: Path) -> None:
     """A second pass over the same folder makes no second run, although the first wrote files into it."""
-    shutil.copytree(EXAMPLE, tmp_path / "examples")
+    copy("scripthut/python_simulation", tmp_path / "examples" / "python_simulation")
     world = World(tmp_path / "world")
     world.write("source.yaml", SOURCE.format(path=tmp_path / "examples"))
     world.call("run", "--once", str(world.folder))
