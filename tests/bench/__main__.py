@@ -1,4 +1,4 @@
-"""`python -m tests.bench [case …]`: all benchmarks, or the named ones (planning, local, daemon)."""
+"""`python -m tests.bench [case …]`: all benchmarks, or the named ones (planning, local, daemon, many)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from tests.bench.measure import ROUNDS, calibrate, table
 
-CASES = ("planning", "local", "daemon")
+CASES = ("planning", "local", "daemon", "many")
 
 
 def main() -> None:
