@@ -5,8 +5,8 @@
     controller.py    the loop: look -> plan -> save -> act; the only caller of core.plan. Its parts:
                      intake.py (what the sources say), outlook.py (what one backend says), fleet.py (the live runs), fresh.py (what is new),
                      workshop.py (tasks made ready), jobrequest.py (a task as a job), saving.py (a cycle as one batch),
-                     report.py (what people are told), aside.py (what takes long, on a thread),
-                     housekeeping.py (retention where jobs ran)
+                     report.py (what people are told) with standing.py (its words) and objectrow.py (one object's row),
+                     aside.py (what takes long, on a thread), housekeeping.py (retention where jobs ran)
     ledger/          the only writer of durable state (SQLite), and its readers
     status/          record -> YAML status file; nothing ever decides from it
     config.py        the daemon's own settings -> frozen Settings
@@ -15,6 +15,7 @@
                      jsonfile.py (the same for task-list files)
     errors.py        the exception tree            log.py        structlog set-up, promised event names, redaction
     clock.py         the only two reads of a clock printable.py  what may be shown of other people's text
+    regular.py       reading a file that may be anything
     mounts.py        which file system a folder is on
     core/            PURE: desired, observed, record, actions, names, graph, env, trigger, room, cost, plan, summary
     manifest/        text -> core.desired: schema (pydantic, as written), load (file:line:column errors), resolve (pure)

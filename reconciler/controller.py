@@ -22,13 +22,13 @@ import structlog
 from reconciler.backends.base import CancelRequest, FileRequest, JobRequest
 from reconciler.clock import monotonic, utc_now
 from reconciler.core.actions import Cancel, Fetch, Forget, Submit
-from reconciler.core.desired import BackendSpec, Revision, Run, Suspend
-from reconciler.core.draft import NEVER
+from reconciler.core.desired import BackendSpec, OnDelete, Place, Revision, Run, Suspend
 from reconciler.core.observed import BackendView, News
 from reconciler.core.plan import after_restart, new_record, plan, remember
 from reconciler.core.record import Event, RunHead
-from reconciler.core.room import share
-from reconciler.core.trigger import Context, Decisions, Gate, may_change, owed
+from reconciler.core.room import free, left_of, share
+from reconciler.core.summary import moves
+from reconciler.core.trigger import Context, Decisions, Gate, Waiting, owed, suspension
 from reconciler.errors import LedgerCorrupt, LedgerError, LedgerUnwritable, StateLost
 from reconciler.fleet import Fleet, LiveRun, Step, demands, head_of
 from reconciler.fresh import Fresh, Gathered, by_run
@@ -38,7 +38,7 @@ from reconciler.ledger import Ledger
 from reconciler.ledger.rows import StoredRun
 from reconciler.log import EventName
 from reconciler.manifest.assemble import Desired
-from reconciler.outlook import GENERATED_BYTES_MAX, Outlook
+from reconciler.outlook import GENERATED_BYTES_MAX, PLACE_OPTIONS, Outlook
 from reconciler.saving import ObjectChanges, batch_of
 from reconciler.workshop import Workshop
 
@@ -48,6 +48,12 @@ log = structlog.get_logger(__name__)
 SLOW_CYCLE_S = 1.0
 #: After a save that failed: 1, 2, 4 … seconds, up to this.
 SAVE_BACKOFF_S_MAX = 30.0
+#: So many saves in a row must fail before `--once` gives up on the ledger: seven seconds.
+SAVES_TRIED = 4
+#: For a backend whose document is gone: what schema_backend.py has for one that does not say.
+ABSENCE_GRACE_S = 30.0
+#: How long the document of a live run must be missing from a folder before it counts as removed.
+GONE_AFTER_S = 60.0
 #: A run whose plan raised (a bug) is left alone for this long, and the others go on.
 BROKEN_RUN_PAUSE_S = 60.0
 
@@ -67,8 +73,8 @@ class Reporter(Protocol):
     def backends(self, views: Mapping[str, BackendView], unowned: frozenset[str]) -> None:
         """How the backends look now, and which of them are somebody else's. Called at each cycle; cheap when nothing changed."""
 
-    def unsaved(self) -> ObjectChanges:
-        """What changed about objects since `saved` was last called."""
+    def unsaved(self, ending: Sequence[Step]) -> ObjectChanges:
+        """What changed about objects since `saved` was last called, and what the steps change that end a run in this very batch."""
 
     def saved(self, changes: ObjectChanges) -> None:
         """These are in the ledger now."""
@@ -99,15 +105,20 @@ class Controller:
         self._decisions = Decisions()
         self._undecided = True
         self._woken = asyncio.Event()
+        self._halted = asyncio.Event()
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
         self._workshop = Workshop(self.wake)
         self._broken: dict[str, float] = {}  # run -> when it may be planned again
-        self._failed: set[str] = set()  # runs whose plan raised in this cycle: what was new for them stays new
+        self._missing: dict[str, float] = {}  # workflow of a live run whose document is gone -> since when
+        self.unmade: dict[str, str] = {}  # run that is owed -> why it could not be made, last time it was tried
+        self._careful = False  # the ledger refused a cycle with new runs: make one at a time, to learn which
         self._suspended: dict[str, str] = {}
         self._suspended_until: float | None = None  # when the first suspension in force ends
         self.unwritable = ""  # "": the ledger can be written; else why not
         self._save_again_at = 0.0
         self._save_failures = 0
+        self._later: dict[str, BackendSpec] = {}  # backends whose document names another place, while jobs live at the old one
+        self._closing: set[asyncio.Task[None]] = set()
         self.cycles = 0
 
     # -- from outside ---------------------------------------------------------------------------------------------------------
@@ -115,6 +126,11 @@ class Controller:
     def wake(self) -> None:
         """Something may have changed. Safe to call from anywhere on the loop, any number of times."""
         self._woken.set()
+
+    def halt(self) -> None:
+        """The daemon is about to end: whatever is waited for, it is not worth it."""
+        self._halted.set()
+        self.wake()
 
     def direct(self, desired: Desired) -> None:
         """This is what is asked for from now on."""
@@ -135,7 +151,7 @@ class Controller:
     def look_at_once(self) -> None:
         """Look at every backend now (SIGHUP)."""
         for outlook in self.outlooks.values():
-            outlook.look_soon()
+            outlook.look_now()
 
     async def load(self) -> None:
         """Take up where the ledger says the last daemon was."""
@@ -164,23 +180,16 @@ class Controller:
         return self._decisions
 
     def idle(self, now: float) -> bool:
-        """Nothing can move without a person, a later clock time or a system that cannot be reached. Back-off before a retry counts as
-        moving: whoever asked for the retry wants its outcome."""
+        """Nothing can move without a person, a later clock time or a system that cannot be reached (core/summary.py `moves`)."""
+        if self._save_failures >= SAVES_TRIED:
+            return True
         if self._next_desired is not None or self._desired is None or self._undecided or self._decisions.create or self._workshop.busy:
             return False
         if not all(outlook.tried for outlook in self.outlooks.values()):
             return False
         views = {name: outlook.view(now) for name, outlook in self.outlooks.items()}
-        return not any(self._moves(live, views) for live in self._fleet)
-
-    def _moves(self, live: LiveRun, views: Mapping[str, BackendView]) -> bool:
-        reachable = {name for name, view in views.items() if view.reachable}
-        if reachable.intersection(live.record.live):
-            return True
-        if live.run.id in self._suspended or live.run.id in self._broken:
-            return False
-        takes = {name for name in reachable if views[name].accepts}
-        return any(at < NEVER and live.run.backend_of(live.record.known[task_id]) in takes for task_id, at in live.record.ready.items())
+        held = self._suspended.keys() | self._broken.keys()
+        return not any(moves(live.run, live.record, views, live.run.id in held) for live in self._fleet)
 
     def suspended(self, run: Run) -> str:
         """"" when `run` may send jobs; else what suspends it, in words."""
@@ -199,7 +208,7 @@ class Controller:
         now = utc_now()
         if self.unwritable and now < self._save_again_at:
             return
-        self._failed.clear()
+        self._mend(now)
         if self._undecided or _due(self._decisions.wake_at, now) or _due(self._suspended_until, now):
             self._decide(now)
         if self._desired is not None:
@@ -218,13 +227,30 @@ class Controller:
 
     async def pause(self) -> None:
         """Until something wakes us, or the next thing is due."""
-        saves = self._save_again_at if self.unwritable else None
-        dues = [at for at in (self._decisions.wake_at, self._suspended_until, saves) if at is not None]
-        dues += [live.wake_at for live in self._fleet if live.wake_at is not None]
+        if self.unwritable:
+            dues = [self._save_again_at]  # nothing else can go on before
+        else:
+            dues = [at for at in (self._decisions.wake_at, self._suspended_until) if at is not None]
+            dues += [max(live.wake_at, self._broken.get(live.run.id, 0.0)) for live in self._fleet if live.wake_at is not None]
+            dues += self._broken.values()
         timeout_s = max(0.001, min(dues) - utc_now()) if dues else None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._woken.wait()
+                # while nothing can be saved every look wakes us, and none of them helps
+                await (self._halted if self.unwritable else self._woken).wait()
+
+    def _mend(self, now: float) -> None:
+        """What was left alone after a bug is tried again when its time has come."""
+        for run_id in [run_id for run_id, until in self._broken.items() if until <= now]:
+            del self._broken[run_id]
+            if live := self._fleet.runs.get(run_id):
+                live.wake_at = now
+            else:
+                self._undecided = True
+        for name, spec in list(self._later.items()):
+            if self.outlooks[name].expendable:
+                del self._later[name]
+                self._take_backend(spec)
 
     # -- what is asked for ----------------------------------------------------------------------------------------------------
 
@@ -235,55 +261,108 @@ class Controller:
         digests: dict[str, str | None] = {live.run.workflow: None for live in self._fleet if live.run.workflow not in self._digests}
         digests.update({name: each.digest for name, each in desired.workflows.items() if self._digests.get(name) != each.digest})
         for name, heads in (await self._in_ledger(_read_heads, self._parts.ledger, digests)).items():
-            known = self.heads.setdefault(name, {})
-            for head in heads:
-                if head.id not in self._fleet.runs:  # of a live one we know more than is stored
-                    known[head.id] = head
+            before = self.heads.get(name, {})
+            self.heads[name] = {head.id: before[head.id] if head.id in self._fleet.runs and head.id in before else head for head in heads}
+            self.heads[name].update((run_id, head) for run_id, head in before.items() if not head.ended)
         self._digests.update(digests)
         self._desired = desired
-        self._take_backends(desired.backends)
+        self._take_backends(desired)
         self._undecided = True
 
-    def _take_backends(self, specs: Mapping[str, BackendSpec]) -> None:
-        for name, spec in specs.items():
-            outlook = self.outlooks.get(name)
-            if outlook is None:
-                outlook = self._parts.make_outlook(spec, self.wake)
-                self.outlooks[name] = outlook
-                for live in self._fleet:
-                    for backend, expected, job in self._fleet.expected_of(live):
-                        if backend == name:
-                            outlook.expected[job] = expected
-                outlook.start()
-            outlook.spec, outlook.gone = spec, False
+    def _take_backends(self, desired: Desired) -> None:
+        self._later.clear()
+        for spec in desired.backends.values():
+            self._take_backend(spec)
+        lost = {backend for live in self._fleet for backend in live.record.live} - self.outlooks.keys()
+        for name in lost:  # its document went while no daemon ran: what runs there is followed to its end, where the default spool is
+            if ("Backend", name) not in desired.present:
+                self._take_backend(BackendSpec(name, "local", Place("", "", 0), 1, ABSENCE_GRACE_S))
         for name, outlook in self.outlooks.items():
-            outlook.gone = name not in specs
+            outlook.gone = name not in desired.backends
+
+    def _take_backend(self, spec: BackendSpec) -> None:
+        """Follow a backend as its document has it now. One whose jobs are elsewhere than it says is followed there to their end."""
+        outlook = self.outlooks.get(spec.name)
+        if outlook is not None and outlook.place_of(spec) != outlook.place_of(outlook.spec):
+            if not outlook.expendable:
+                self._later[spec.name] = spec
+                where = {**spec.options, **{key: outlook.spec.options[key] for key in PLACE_OPTIONS if key in outlook.spec.options}}
+                outlook.spec = replace(spec, options=where)
+                outlook.later = f"its spool is another one now; that counts when its {len(outlook.expected)} jobs have ended"
+                return
+            self._closing.add(task := asyncio.ensure_future(outlook.close()))
+            task.add_done_callback(self._closing.discard)
+            outlook = None
+        if outlook is None:
+            outlook = self.outlooks[spec.name] = self._parts.make_outlook(spec, self.wake)
+            for live in self._fleet:
+                for backend, expected, job in self._fleet.expected_of(live):
+                    if backend == spec.name:
+                        outlook.expect(job, expected)
+            outlook.start()
+        outlook.spec, outlook.gone, outlook.later = spec, False, ""
 
     def _decide(self, now: float) -> None:
         desired = self._desired
         if desired is None:
             return
-        gone = {
-            live.run.workflow: live.run.on_delete
-            for live in self._fleet
-            if desired.is_gone("Workflow", live.run.workflow, live.run.place.source)
-        }
+        self._undecided = False
+        before = self._suspended
+        try:
+            self._decisions, self._suspended, self._suspended_until = self._judged(desired, now)
+        except Exception:  # a bug about one workflow must not end the daemon: what was decided before holds
+            log.exception(EventName.OBJECT_FAILED, kind="Settings", name="(which runs are owed)")
+            self._decisions = replace(self._decisions, create=())
+        self._workshop.keep(self._decisions.create)
+        self._careful = self._careful and bool(self._decisions.create)
+        self._parts.reporter.decided(self._decisions, self.heads)
+        for live in self._fleet:
+            if before.get(live.run.id, "") != (why := self._suspended.get(live.run.id, "")):
+                self._parts.reporter.run(Step(live.run, live.record, live.record), why)
+
+    def _judged(self, desired: Desired, now: float) -> tuple[Decisions, dict[str, str], float | None]:
+        """What core/trigger.py says of everything that is asked for; which live runs are held, and when the first of that ends."""
+        gone, wait_until = self._gone(desired, now)
         context = Context(self._parts.instance, desired.limits, desired.requests, gone, desired.gates)
         held = {name: self._parts.held(each, desired.gates.get(each.place.source)) for name, each in desired.workflows.items()}
         revisions = {name: replace(each, suspend=Suspend(held[name])) if held[name] else each for name, each in desired.workflows.items()}
         heads = {name: tuple(each.values()) for name, each in self.heads.items()}
-        self._decisions = owed(revisions, heads, context, now)
-        self._undecided = False
-        self._suspended = {}
+        decisions = self._without_unmade(owed(revisions, heads, context, now), now)
+        suspended: dict[str, str] = {}
         ends = [spec.suspend.until for spec in desired.backends.values() if spec.suspend and spec.suspend.holds(now)]
         for live in self._fleet:
-            if why := held.get(live.run.workflow):
-                self._suspended[live.run.id] = why
-            elif found := _suspension(live.run, desired, now):
-                self._suspended[live.run.id] = found[0]
+            if found := suspension(live.run, revisions, context, now):
+                suspended[live.run.id] = found[0]
                 ends.append(found[1].until)
-        self._suspended_until = min((end for end in ends if end is not None), default=None)
-        self._parts.reporter.decided(self._decisions, self.heads)
+        return decisions, suspended, min((end for end in (*ends, wait_until) if end is not None), default=None)
+
+    def _gone(self, desired: Desired, now: float) -> tuple[dict[str, OnDelete], float | None]:
+        """Workflows of live runs whose documents are gone, and when to ask again. A folder's are given a minute: `git stash`, a checkout or
+        an editor takes files away for a moment, and a run that was dropped cannot be taken up again. A commit is meant."""
+        rules, missing = {}, {}
+        for live in self._fleet:
+            name, source = live.run.workflow, live.run.place.source
+            if desired.is_gone("Workflow", name, source):
+                missing[name] = now if live.run.place.commit else self._missing.get(name, now) + GONE_AFTER_S
+                if missing[name] <= now:
+                    rules[name] = live.run.on_delete
+        self._missing = {name: self._missing.get(name, now) for name in missing}
+        return rules, min((at for at in missing.values() if at > now), default=None)
+
+    def _without_unmade(self, decisions: Decisions, now: float) -> Decisions:
+        """Runs that cannot be made now wait, and say why."""
+        create, waiting = [], list(decisions.waiting)
+        for debt in decisions.create:
+            if debt.run_id in self._parts.ledger.nameless:
+                words = f"run {debt.run_id} was made before the ledger was lost, and the recovery found nothing but its id; rerun it"
+                waiting.append(Waiting(debt.revision.name, debt.request, "MadeBefore", words))
+            elif self._is_broken(debt.run_id, now):
+                words = f"its run could not be made, and is tried again by itself: {self.unmade.get(debt.run_id, '')}"
+                waiting.append(Waiting(debt.revision.name, debt.request, "CannotBeMade", words))
+            else:
+                create.append(debt)
+        self.unmade = {each.run_id: self.unmade[each.run_id] for each in decisions.create if each.run_id in self.unmade}
+        return replace(decisions, create=tuple(create), waiting=tuple(waiting))
 
     # -- learn and plan -------------------------------------------------------------------------------------------------------
 
@@ -316,13 +395,12 @@ class Controller:
         except Exception:  # one run's bug must not stop the others; it is tried again later
             log.exception(EventName.OBJECT_FAILED, kind="Run", name=step.run.id, workflow=step.run.workflow)
             self._break(step.run.id, now)
-            if step.run.id not in steps:
-                self._failed.add(step.run.id)
 
     def _break(self, run_id: str, now: float) -> None:
+        """Leave a run alone for a while, after a bug. What is new for it stays new."""
         self._broken[run_id] = now + BROKEN_RUN_PAUSE_S
-        if live := self._fleet.runs.get(run_id):
-            live.wake_at = now + BROKEN_RUN_PAUSE_S
+        self._undecided = True
+        self.wake()
 
     def _is_broken(self, run_id: str, now: float) -> bool:
         return self._broken.get(run_id, 0.0) > now
@@ -332,14 +410,13 @@ class Controller:
         if self._desired is None:
             return
         for debt in self._decisions.create:
-            if debt.run_id in self._fleet.runs or self._is_broken(debt.run_id, now):
-                continue
-            if debt.run_id in self._parts.ledger.nameless:  # a recovery found nothing but its id: it has been made before
+            if debt.run_id in self._fleet.runs or (self._careful and any(step.before is None for step in steps.values())):
                 continue
             try:
                 run = self._workshop.run(debt, self._desired, now)
-            except Exception:  # one workflow's bug must not stop the others
+            except Exception as error:  # one workflow's bug must not stop the others
                 log.exception(EventName.OBJECT_FAILED, kind="Workflow", name=debt.revision.name)
+                self.unmade[debt.run_id] = f"{debt.revision.place}: {type(error).__name__}: {error}"
                 self._break(debt.run_id, now)
                 continue
             if run is not None:
@@ -353,55 +430,41 @@ class Controller:
             return
         current = {live.run.id: Step(live.run, live.record, live.record, wake_at=live.wake_at) for live in self._fleet}
         current.update(steps)
-        free = self._free(current.values(), views)
-        if not any(more > 0 for more in free.values()):
+        room = self._free(current.values(), views)
+        if not any(room.values()):
             return
         wanting = [step for step in current.values() if step.record.ready and not self._held(step, now)]
-        wants = [demand for step in wanting for demand in demands(step.run, step.record, now, free)]
-        granted = share(wants, free, self._limits(current.values()))
+        wants = [demand for step in wanting for demand in demands(step.run, step.record, now, room)]
+        granted = share(wants, room, self._limits([*current.values()]))
         rooms: dict[str, dict[str, int]] = {}
         for (run_id, backend), more in granted.items():
             if more:
                 rooms.setdefault(run_id, {})[backend] = more
         for step in wanting:
-            if room := rooms.get(step.run.id):
-                self._step(steps, step, News(backends=views), room, now)
+            if mine := rooms.get(step.run.id):
+                self._step(steps, step, News(backends=views), mine, now)
 
     def _held(self, step: Step, now: float) -> bool:
         return bool(step.record.cancelled or step.record.dropped or step.run.id in self._suspended) or self._is_broken(step.run.id, now)
 
     def _free(self, steps: Iterable[Step], views: Mapping[str, BackendView]) -> dict[str, int]:
         """How many more jobs each backend takes now."""
-        live: dict[str, int] = {}
-        for step in steps:
-            for backend, count in step.record.live.items():
-                live[backend] = live.get(backend, 0) + count
-        free = {}
-        for name, outlook in self.outlooks.items():
-            view = views[name]
-            if view.reachable and view.accepts:
-                more = outlook.spec.max_concurrent - live.get(name, 0)
-                said = outlook.room()
-                free[name] = more if said is None else min(more, said)
-        return free
+        open_ones = {name: outlook for name, outlook in self.outlooks.items() if views[name].reachable and views[name].accepts}
+        most = {name: outlook.spec.max_concurrent for name, outlook in open_ones.items()}
+        return free(most, (step.record.live for step in steps), {name: outlook.room() for name, outlook in open_ones.items()})
 
-    def _limits(self, steps: Iterable[Step]) -> dict[str, int]:
+    def _limits(self, steps: Sequence[Step]) -> dict[str, int]:
         """What each workflow's own `max_concurrent` still allows. The current document's number holds, also for older runs."""
-        left: dict[str, int] = {}
-        workflows = self._desired.workflows if self._desired else {}
-        for step in steps:
-            revision = workflows.get(step.run.workflow)
-            limit = revision.max_concurrent if revision else step.run.max_concurrent
-            if limit is not None:
-                left.setdefault(step.run.workflow, limit)
-                left[step.run.workflow] -= sum(step.record.live.values())
-        return left
+        revisions = self._desired.workflows if self._desired else {}
+        limits = {step.run.workflow: step.run.max_concurrent for step in steps}
+        limits.update({name: revisions[name].max_concurrent for name in limits if name in revisions})
+        return left_of(limits, ((step.run.workflow, sum(step.record.live.values())) for step in steps))
 
     # -- save and act ---------------------------------------------------------------------------------------------------------
 
     async def _save(self, steps: dict[str, Step]) -> bool:
         """Make it all durable. False when that was not possible: then nothing of it may be done."""
-        changes = self._parts.reporter.unsaved()
+        changes = self._parts.reporter.unsaved([step for step in steps.values() if step.alters and step.record.ended])
         batch = batch_of([step for step in steps.values() if step.alters], changes)
         if not batch and not self.unwritable:
             return True
@@ -417,8 +480,7 @@ class Controller:
         except (LedgerCorrupt, StateLost):
             raise  # nothing that this ledger says can be relied on
         except LedgerError as error:
-            if not self._refuse_new(steps, str(error)):
-                raise
+            self._refuse_new(steps, error)
             return False
         if self.unwritable:
             log.warning(EventName.LEDGER_WRITABLE, was=self.unwritable)
@@ -427,19 +489,23 @@ class Controller:
         self._parts.reporter.saved(changes)
         return True
 
-    def _refuse_new(self, steps: Mapping[str, Step], why: str) -> bool:
-        """The ledger would not have this cycle: leave the runs alone that were to be made in it. False when there were none."""
+    def _refuse_new(self, steps: Mapping[str, Step], error: LedgerError) -> None:
+        """The ledger would not have this cycle. When several runs were to be made in it, they are tried one at a time, so that a bad one
+        is left alone and the others are made. Raises `error` when none was."""
         new = [step.run for step in steps.values() if step.before is None]
-        for run in new:
-            log.error(EventName.OBJECT_FAILED, kind="Workflow", name=run.workflow, run=run.id, reason=why)
-            self._break(run.id, utc_now())
+        if not new:
+            raise error
+        self._careful = True
+        if len(new) == 1:
+            log.error(EventName.OBJECT_FAILED, kind="Workflow", name=new[0].workflow, run=new[0].id, reason=str(error))
+            self.unmade[new[0].id] = str(error)
+            self._break(new[0].id, utc_now())
         self.wake()
-        return bool(new)
 
     def _adopt(self, steps: Mapping[str, Step], gathered: Mapping[str, Gathered]) -> None:
         """What was planned is saved: it is so now. Do what it asks for."""
         for name, each in gathered.items():
-            each.settle(self.outlooks[name], self._failed)
+            each.settle(self.outlooks[name], self._broken.keys())
         for step in steps.values():
             for backend, job, expected in self._fleet.apply(step):
                 if outlook := self.outlooks.get(backend):
@@ -510,19 +576,3 @@ def _due(at: float | None, now: float) -> bool:
 def _read_heads(ledger: Ledger, digests: Mapping[str, str | None]) -> dict[str, tuple[RunHead, ...]]:
     """On the ledger's thread: the heads that trigger.py needs of each workflow."""
     return {name: ledger.heads(name, digest) for name, digest in digests.items()}
-
-
-def _suspension(run: Run, desired: Desired, now: float) -> tuple[str, Suspend] | None:
-    """What suspends a live run, in words; None when nothing does."""
-    found: list[tuple[str, Suspend | None]] = []
-    if revision := desired.workflows.get(run.workflow):
-        found.append((f"workflow {run.workflow}", revision.suspend))
-    if gate := desired.gates.get(run.place.source):
-        found.append((f"source {run.place.source}", gate.suspend))
-    mine = (request for request in desired.requests.values() if request.run == run.id and may_change(request, run.workflow))
-    found += [(f"Run {request.name}", request.suspend) for request in mine]
-    for what, suspend in found:
-        if suspend is not None and suspend.holds(now):
-            by = f" by {suspend.by}" if suspend.by else ""
-            return f"{what} is suspended{by}{': ' + suspend.reason if suspend.reason else ''}", suspend
-    return None

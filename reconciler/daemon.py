@@ -57,7 +57,7 @@ log = structlog.get_logger(__name__)
 #: As whom a spool is read by a verb: owns nothing, and everything that would change something refuses it.
 NOBODY = Owner("nobody", 0)
 #: What is read of the trusted folder. Hidden files and folders are left out.
-TRUSTED_INCLUDE = ("**/*.yaml", "**/*.yml", "*.yaml", "*.yml")
+TRUSTED_INCLUDE = ("**/*.yaml", "**/*.yml", "*.yaml", "*.yml", ".hut/**/*.yaml", ".hut/workflows/*.json")
 EXIT_OK, EXIT_TROUBLE, EXIT_SETTINGS = 0, 1, 2
 #: How long a verb waits for every source to answer once. Seconds; a git fetch gives up by itself after 60.
 LOOK_DEADLINE_S = 120.0
@@ -131,6 +131,10 @@ class Places:
         chosen = str(spec.options.get("spool", ""))
         return (Path(chosen).expanduser() if chosen else self.settings.spool / spec.name) / self.settings.instance
 
+    def held_by(self, spool: Path) -> Owner | None:
+        """Who holds the spool of a local backend; None when nobody does."""
+        return LocalBackend("", spool, NOBODY, _nothing).owner_there()
+
     def log(self, spec: BackendSpec, job: str) -> Path:
         """Where a job's standard output is, for people."""
         return self.spool(spec) / "runs" / job[:RUN_ID_LENGTH] / job / "out"
@@ -174,7 +178,11 @@ class Daemon:
 
     def _check_traces(self, ledger: Ledger) -> None:
         settings = self._settings
-        check_traces(ledger.identity, (), recovery.find_status_traces(settings.status_dir, settings.instance) if ledger.fresh else ())
+        owners = []
+        for spool in settings.spool.glob(f"*/{settings.instance}"):  # before anything is said or done; others when they are taken
+            if held := self._places.held_by(spool):
+                owners.append(SpoolOwner(f"{spool}/owner", held.ledger_id, held.epoch))
+        check_traces(ledger.identity, owners, recovery.find_status_traces(settings.status_dir, settings.instance) if ledger.fresh else ())
 
     async def _serve(self, ledger: Ledger, once: bool) -> int:
         settings = self._settings
@@ -194,7 +202,11 @@ class Daemon:
         def poke(delay_s: float) -> None:
             loop.call_later(delay_s, controller.wake)
 
-        report = Report(writer, rows, poke)
+        def look_up(run: str) -> None:
+            loop.run_in_executor(None, reader.row, run).add_done_callback(lambda answer: report.looked_up(run, answer))
+
+        report = Report(writer, rows, poke, look_up)
+        await asyncio.to_thread(report.catch_up, reader)
         recovered = _Recovered(ledger, report.release)
         controller = self._controller = Controller(Parts(settings.instance, ledger, report, self._outlook_maker(ledger), recovered.held))
 
@@ -215,8 +227,10 @@ class Daemon:
             while not self._stopping:
                 await controller.cycle()
                 if once and intake.settled and controller.idle(utc_now()):
-                    await self._tidy(controller)
-                    break
+                    if controller.unwritable or not report.behind:
+                        await self._tidy(controller)
+                        break
+                    report.hurry()  # the last words are saved too
                 await controller.pause()
         finally:
             _notify_systemd("STOPPING=1")
@@ -227,7 +241,11 @@ class Daemon:
             reader.close()
         if not once:
             return EXIT_OK
-        trouble = [*report.trouble(), *(_unfinished(live, controller) for live in controller.live_runs)]
+        trouble = [*report.trouble(), *(_unfinished(live, controller) for live in controller.live_runs), *controller.unmade.values()]
+        if self._stopping:
+            trouble.append(f"{settings.folder}: stopped by a signal before everything had ended")
+        if controller.unwritable:
+            trouble.append(f"{settings.state_dir}: {controller.unwritable}")
         for line in trouble:
             print(line, file=sys.stderr)
         return EXIT_TROUBLE if trouble else EXIT_OK
@@ -247,10 +265,10 @@ class Daemon:
                     check_traces(ledger.identity, [SpoolOwner(where, held.ledger_id, held.epoch)])
                 elif outlook.expected:
                     lost = f"{places.spool(spec)} holds nothing of ours, but the ledger knows of {len(outlook.expected)} live jobs there"
-                    raise NotOwner(f"{lost}; put the folder back where it was, or run `reconciler recover`")
+                    raise NotOwner(f"{lost}; put it back where it was, or give those jobs up as lost with `reconciler recover --replace`")
                 backend.own()
 
-            outlook = Outlook(spec, backend, interval_s, wake, take)
+            outlook = Outlook(spec, backend, interval_s, wake, take, backend.close)
             return outlook
 
         return make
@@ -263,7 +281,7 @@ class Daemon:
             log.info(EventName.DAEMON_STOPPING, signal=name)
             self._stopping = True
             if self._controller is not None:
-                self._controller.wake()
+                self._controller.halt()
 
         loop.add_signal_handler(signal.SIGTERM, stop, "SIGTERM")
         loop.add_signal_handler(signal.SIGINT, stop, "SIGINT")
@@ -341,13 +359,15 @@ def rebuild(settings: Settings) -> recovery.Report:
     specs: dict[str, BackendSpec] = dict(desired.backends)
     for folder in settings.spool.glob(f"*/{settings.instance}"):  # also those whose document is gone
         specs.setdefault(folder.parent.name, BackendSpec(folder.parent.name, "local", Place("", "", 0), 1, 1.0))
-    traces, owners = [], []
+    traces, owners, bare = [], [], set()
     for name, spec in specs.items():
         backend = places.backend(spec, NOBODY, _nothing)
         traces += [recovery.Trace(name, each.job, each.claimed, each.fact) for each in backend.traces()]
         if held := backend.owner_there():
             owners.append(SpoolOwner(f"backend {name} ({places.spool(spec)}/owner)", held.ledger_id, held.epoch))
-    findings = recovery.Findings(traces, owners)
+        else:
+            bare.add(name)
+    findings = recovery.Findings(traces, owners, frozenset(bare))
     return recovery.recover(settings.state_dir, settings.status_dir, settings.instance, findings, utc_now())
 
 

@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 LOOK_TIMEOUT_S = 60.0
 #: After a look that failed: 1, 2, 4 … seconds, up to this. A minute is what an outage may cost after it has ended.
 BACKOFF_S_MAX = 60.0
+#: Options of a Backend document that say where its jobs' records are. While jobs live there, they cannot change.
+PLACE_OPTIONS = ("spool",)
 #: After a submission was accepted: how long until that is saved, unless something else is, and until it is looked whether it runs.
 ACCEPTED_WAIT_S = 0.05
 SEEN_RUNNING_S = 0.25
@@ -57,18 +59,22 @@ class Outlook:
         poll_interval_s: float,
         wake: Callable[[], None],
         take: Callable[[], None] | None = None,
+        release: Callable[[], None] | None = None,
     ) -> None:
-        """`take` makes the far side ours, on a thread, before the first look; it may raise what a look raises, and StateLost."""
+        """`take` makes the far side ours, on a thread, before the first look; it may raise what a look raises, and StateLost. `release`
+        frees what the backend holds here, at the end."""
+        self._release = release
         self._take = take
         self.lost: StateLost | None = None  # found while taking it: the daemon must stop
         self.spec = spec
         self.backend = backend
         self.poll_interval_s = poll_interval_s
+        self.later = ""  # a change of its document that cannot count yet, in words
         self.gone = False  # its document was removed: nothing new is sent, what runs is followed to its end
         self.expected: dict[str, Expected] = {}  # job names believed alive, kept up by the controller
         self.receipts: list[Receipt] = []
         self.fetched: list[Fetched] = []
-        self.looks = 0  # how many came back, for --once and for people
+        self.looks = 0  # how many came back
         self.tried = 0  # how many were begun and ended in any way
         self.problem = ""  # "": reachable; else why not
         self.unowned = False
@@ -82,6 +88,9 @@ class Outlook:
         self._in_flight: set[str] = set()
         self._due = asyncio.Event()
         self._soon = False
+        self._asked_for = False
+        self._sent = 0  # jobs handed over since the beginning
+        self._sent_before = 0  # of those, how many before the newest snapshot's look began
         self._look_at = math.inf
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures = 0
@@ -96,10 +105,17 @@ class Outlook:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._release is not None:
+            self._release()
 
     def look_soon(self) -> None:
         """Look now: something is known to have changed."""
         self._soon = True
+        self._due.set()
+
+    def look_now(self) -> None:
+        """Look now, also within a back-off: a person asked."""
+        self._asked_for = True
         self._due.set()
 
     def look_by(self, at: float) -> None:
@@ -107,6 +123,16 @@ class Outlook:
         if at < self._look_at:
             self._look_at = at
             self._due.set()
+
+    @property
+    def expendable(self) -> bool:
+        """Another may take its place: no job of it may be alive, or nothing could ever be done through it."""
+        return not self.expected or not self.looks
+
+    @staticmethod
+    def place_of(spec: BackendSpec) -> tuple[object, ...]:
+        """What of a backend's document says where its jobs and their records are."""
+        return (spec.type, *(spec.options.get(key) or None for key in PLACE_OPTIONS))
 
     @property
     def reachable(self) -> bool:
@@ -125,11 +151,15 @@ class Outlook:
             reason=self.problem,
             accepts=not (held or spec.draining or self.gone),
             scheduler_started_at=snapshot.scheduler_started_at if snapshot else None,
+            strays=snapshot.unexpected if snapshot else (),
+            later=self.later,
         )
 
     def room(self) -> int | None:
-        """How many more jobs the scheduler says it would take; None when it has no opinion."""
-        return self._snapshot.room if self._snapshot else None
+        """How many more jobs the scheduler says it would take, less what was sent since it was asked; None when it has no opinion."""
+        if self._snapshot is None or self._snapshot.room is None:
+            return None
+        return max(0, self._snapshot.room - (self._sent - self._sent_before))
 
     def news(self) -> tuple[dict[str, JobFact], list[str]]:
         """Facts that differ from what was folded, and expected names that a complete look did not show."""
@@ -176,6 +206,7 @@ class Outlook:
     def submit(self, jobs: Sequence[JobRequest]) -> None:
         """Send these, in the background. Their intents are saved."""
         self._in_flight.update(job.job for job in jobs)
+        self._sent += len(jobs)
         self._spawn(self._send(tuple(jobs)))
 
     def cancel(self, jobs: Sequence[CancelRequest]) -> None:
@@ -193,7 +224,7 @@ class Outlook:
 
     async def _poll(self) -> None:
         while True:
-            self._soon, self._look_at = False, math.inf
+            self._soon, self._asked_for, self._look_at = False, False, math.inf
             await self._look()
             self.tried += 1
             self._wake()
@@ -201,9 +232,9 @@ class Outlook:
             await self._pause(monotonic() + pause_s)
 
     async def _pause(self, until: float) -> None:
-        """Wait for a reason to look: the interval, `look_by`, or `look_soon`. After a failure only the first two count."""
+        """Wait for a reason to look: the interval, `look_by`, `look_now`, or `look_soon`, which does not count after a failure."""
         while (left := min(until - monotonic(), self._look_at - utc_now())) > 0:
-            if self._soon and not self._failures:
+            if self._asked_for or (self._soon and not self._failures):
                 return
             self._due.clear()
             try:
@@ -213,7 +244,7 @@ class Outlook:
                 return
 
     async def _look(self) -> None:
-        asked = dict(self.expected)
+        asked, sent = dict(self.expected), self._sent - len(self._in_flight)
         try:
             async with asyncio.timeout(LOOK_TIMEOUT_S):
                 if self._take is not None:
@@ -233,7 +264,7 @@ class Outlook:
             self._fail(f"{type(error).__name__}: {error}", EventName.BACKEND_UNREACHABLE)
         else:
             if self._snapshot is None or snapshot.began_at >= self._snapshot.began_at:
-                self._snapshot, self._asked = snapshot, asked
+                self._snapshot, self._asked, self._sent_before = snapshot, asked, sent
             if self.problem:
                 log.info(EventName.BACKEND_REACHABLE, backend=self.spec.name, after_s=round(utc_now() - self.problem_since, 1))
             self.problem, self._failures, self.unowned = "", 0, False

@@ -24,12 +24,13 @@ PACKAGE = "reconciler"
 
 #: A module may import modules of its own number and of smaller ones.
 LAYERS = {
-    "errors": 0, "clock": 0, "printable": 0, "mounts": 0, "log": 0,
+    "errors": 0, "clock": 0, "printable": 0, "regular": 0, "mounts": 0, "log": 0,
     "core": 1,
     "yamlfile": 2, "yamlemit": 2, "yamltree": 2, "yamlwords": 2, "yamledit": 2, "jsonfile": 2, "manifest": 2, "hosts": 2,
     "config": 3,
     "sources": 4, "backends": 4, "ledger": 4, "status": 4, "notify": 4,
-    "controller": 5, "outlook": 5, "fleet": 5, "fresh": 5, "jobrequest": 5, "intake": 5, "report": 5, "saving": 5, "workshop": 5, "aside": 5, "housekeeping": 5,
+    "standing": 5, "objectrow": 5, "aside": 5, "housekeeping": 5,
+    "controller": 5, "outlook": 5, "fleet": 5, "fresh": 5, "jobrequest": 5, "intake": 5, "report": 5, "saving": 5, "workshop": 5,
     "web": 5, "agent": 5,
     "daemon": 6, "cli": 7, "__main__": 8, "__init__": 0,
 }  # fmt: skip
@@ -59,7 +60,10 @@ HOMES = {
 #: What makes a class a concrete backend or source: it has all of these methods and is no Protocol.
 CONCRETE = {"backends": {"look", "submit", "cancel", "fetch", "forget"}, "sources": {"look", "changes", "close"}}
 #: The controller and what it is split into: they see only the two base modules.
-LOOP = {"aside", "controller", "outlook", "fleet", "fresh", "housekeeping", "jobrequest", "intake", "report", "saving", "workshop"}
+LOOP = {
+    "aside", "controller", "outlook", "fleet", "fresh", "housekeeping", "jobrequest", "intake", "objectrow", "report", "saving", "standing",
+    "workshop",
+}  # fmt: skip
 APART = {"sources", "backends", "web"}
 FORBIDDEN_WORDS = {"manager", "handler", "helper", "helpers", "util", "utils", "service", "engine", "processor", "common", "misc"}
 FORBIDDEN_VERBS = ("process_", "handle_", "manage_", "do_")

@@ -170,8 +170,11 @@ def test_words_of_an_end_that_never_was_are_put_right(desk: Desk) -> None:
 def test_only_what_changed_is_said(desk: Desk) -> None:
     """When one of many runs ends, only its workflow is written, at once, and the throttle stays as it is."""
     desired, steps = begun(desk, *(f"w{number}" for number in range(20)))
+    desk.decide(desired)
+    assert desk.report.behind is False
     desk.save(ended(steps[3]))
     desk.decide(desired)
+    assert list(desk.report._dirty) == [("Workflow", steps[3].run.workflow)]
     desk.report.hurry()
     changes = desk.report.unsaved([])
     assert {row.name for row in changes.objects if row.kind == "Workflow"} == {steps[3].run.workflow}
@@ -228,7 +231,8 @@ def test_a_run_document_has_its_own_words(desk: Desk, spec: dict[str, object], r
 def test_a_run_document_is_told_what_answers_it(desk: Desk) -> None:
     """Once its run exists, a Run document is Ready and names it; one that is held names the cure."""
     desired = World({"w.yaml": workflow("w", trigger={"on": ["manual"]}), "r.yaml": run_document(workflow="w")}).desired()
-    decisions = owed(desired.workflows, {}, Context("test", requests=desired.requests, limits=replace(desired.limits, runs_per_commit=0)), NOW)
+    limits = replace(desired.limits, runs_per_commit=0)
+    decisions = owed(desired.workflows, {}, Context("test", requests=desired.requests, limits=limits), NOW)
     desk.report.directed(desired)
     desk.report.decided(decisions, {})
     desk.flush()
@@ -294,7 +298,7 @@ def test_never_valid_is_said_only_when_it_is_so(desk: Desk) -> None:
 
 def test_one_workflow_of_which_nothing_can_be_said(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     """The others are told of all the same, and the log names it."""
-    desired, steps = begun(desk, "a", "b")
+    _, steps = begun(desk, "a", "b")
     broken = replace(steps[0], run=replace(steps[0].run, created_at="?"))  # type: ignore[arg-type]  # a bug, on purpose
     broken = replace(ended(broken), record=None)  # type: ignore[arg-type]
     changes = desk.report.unsaved([broken, ended(steps[1])])

@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reconciler.backends.marks import (
@@ -146,11 +146,9 @@ class Spool:
         One file with two names, because making a file is what costs most here.
         """
         folder = self.folder(job)
-        try:
-            return self._take(f"{folder}/claim", script, keep=f"{folder}/script")
-        except FileNotFoundError:
-            self._make(folder)
-            return self._take(f"{folder}/claim", script, keep=f"{folder}/script")
+        if self._make(folder):
+            return self._take_first(f"{folder}/claim", script, keep=f"{folder}/script")
+        return self._take(f"{folder}/claim", script, keep=f"{folder}/script")
 
     def claimed(self, job: str) -> bool:
         """Whether somebody has taken the name `job`. Raises OSError when that cannot be told: no proof that nobody has."""
@@ -189,6 +187,30 @@ class Spool:
             return mark, True
         text = _read(path)
         return (parse_mark(text[0]) if text else None), False
+
+    def started(self, job: str) -> bool:
+        """Whether there is a start record, however far it is written. Raises OSError."""
+        try:
+            os.lstat(f"{self.folder(job)}/{_START}")
+        except FileNotFoundError:
+            return False
+        return True
+
+    def read_on(self, job: str, known: Evidence) -> Evidence:
+        """Everything about `job`, of which `known` was read before. A whole start record and the claim never change: they are not read
+        again. Raises OSError."""
+        if not isinstance(known.start, Process):
+            return self.read(job)
+        folder = self.folder(job)
+        ended = _read(f"{self._exits}/{job}") or _read(f"{folder}/exit")
+        cancel, timeout = (_read(f"{folder}/{name}") for name in (CANCEL, TIMEOUT))
+        return replace(
+            known,
+            exit=parse_exit(ended[0]) if ended else None,
+            exited_at=ended[1] if ended else None,
+            cancel=parse_mark(cancel[0]) if cancel else None,
+            timeout=parse_mark(timeout[0]) if timeout else None,
+        )
 
     def read(self, job: str) -> Evidence:
         """Everything about `job`. Its exit record is looked for in the mailbox, then in its folder."""
@@ -254,11 +276,31 @@ class Spool:
 
     # How files are written
 
-    def _make(self, folder: str) -> None:
-        """Make the folder of a job; never the spool itself, which only `own` makes."""
-        for path in (os.path.dirname(folder), folder):
+    def _make(self, folder: str) -> bool:
+        """Make the folder of a job; never the spool itself, which only `own` makes. Whether it was made by this very call."""
+        try:
+            os.mkdir(folder, 0o700)  # first, because the folder of its run is nearly always there, and to make one is slow
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
             with suppress(FileExistsError):
-                os.mkdir(path, 0o700)
+                os.mkdir(os.path.dirname(folder), 0o700)
+            with suppress(FileExistsError):
+                os.mkdir(folder, 0o700)
+            return False  # or another daemon's: `_take` is right for both
+        return True
+
+    def _take_first(self, path: str, text: str, keep: str) -> bool:
+        """As `_take`, in a folder that we have just made: nobody has used the name `keep` there, so the file is written under it."""
+        try:
+            _write(keep, text, os.O_EXCL)
+        except FileExistsError:  # somebody was faster after all
+            return self._take(path, text, keep)
+        try:
+            os.link(keep, path)
+        except FileExistsError:
+            return False
+        return True
 
     def _take(self, path: str, text: str, keep: str = "") -> bool:
         """Create `path` with all of `text`, or not at all. False when it exists. `keep`: what to call the same file as well.

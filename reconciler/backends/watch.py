@@ -83,6 +83,7 @@ class _Live:
 
     group: int
     leader: Leader | None
+    evidence: Evidence = Evidence()  # what was read of it last
     told: bool = False
     kill_timer: asyncio.TimerHandle | None = None
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
@@ -137,7 +138,7 @@ class Watch:
             self.facts[job] = fact
         start = evidence.start
         if life in (Life.LED, Life.LEFT) and isinstance(start, Process):
-            self._follow(job, _Live(start.pid, Leader(start.pid, start.ticks) if life is Life.LED else None))
+            self._follow(job, _Live(start.pid, Leader(start.pid, start.ticks) if life is Life.LED else None, evidence))
             self._limit(job, evidence.claim.limit_s if evidence.claim else 0, age_s(start.ticks))
             for mark in filter(None, (evidence.cancel, evidence.timeout)):
                 self._escalate(job, mark)
@@ -208,7 +209,7 @@ class Watch:
     def _conclude(self, job: str, live: _Live, lives: bool) -> None:
         """The wrapper has ended. The spool is read after the group was seen, so what the job wrote last is in it."""
         before = self.facts[job]
-        fact = fact_of(self._spool.read(job), Life.LEFT if lives else Life.GONE, self._pace.now())
+        fact = fact_of(self._spool.read_on(job, live.evidence), Life.LEFT if lives else Life.GONE, self._pace.now())
         if not lives:
             _disarm(live)
             del self._live[job]
@@ -227,7 +228,9 @@ class Watch:
 
     def _read_start(self, job: str) -> bool:
         with suppress(OSError):  # read again by the next poll
-            evidence = self._spool.read(job)
+            if not self._spool.started(job):
+                return False
+            evidence = self._live[job].evidence = self._spool.read(job)
             fact = fact_of(evidence, Life.LED, self._pace.now())
             if fact is not None and evidence.start is not None:
                 self._unstarted.discard(job)

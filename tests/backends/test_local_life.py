@@ -597,3 +597,15 @@ async def test_a_claim_whose_wrapper_is_about_to_start_was_sent(here: Here) -> N
     finally:
         wrapper.kill()
         wrapper.wait()
+
+
+async def test_a_submission_that_was_killed_before_its_claim(here: Here) -> None:
+    """Half a script without a claim, as kill -9 leaves it, is no submission: the name is sent, and runs the whole of what is asked."""
+    backend = await here.open()
+    folder = here.folder(name())
+    folder.mkdir(parents=True)
+    (folder / "script").write_text("#!/bin/sh\n# claim 1 led")
+    assert answers(await send(backend, request(f"echo ran >> {here.work}/ran"))) == [Answer.ACCEPTED]
+    assert (await seen(backend, name(), JobState.ENDED)).exit_code == 0
+    assert (here.work / "ran").read_text() == "ran\n"
+    assert (folder / "script").samefile(folder / "claim")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.core.room import Demand, share
+from reconciler.core.room import Demand, free, left_of, share
 
 #: So many cases for each property, always the same ones; RECONCILER_EXAMPLES=5000 searches further, elsewhere each time.
 EXAMPLES = int(os.environ.get("RECONCILER_EXAMPLES", "200"))
@@ -60,6 +60,25 @@ def test_a_limit_holds_over_both_backends() -> None:
     got = share([Demand("a", "here", 9, 0, "w"), Demand("a", "there", 9, 0, "w")], {"here": 5, "there": 5}, {"w": 6})
 
     assert sum(got.values()) == 6
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        pytest.param({}, {"here": 2, "there": 0}, id="what is live is taken off"),
+        pytest.param({"here": None}, {"here": 2, "there": 0}, id="no opinion of its own"),
+        pytest.param({"here": 1, "there": 7}, {"here": 1, "there": 0}, id="the lesser of the two"),
+        pytest.param({"here": -1}, {"here": 0, "there": 0}, id="never less than none"),
+    ],
+)
+def test_free(said: dict[str, int | None], expected: dict[str, int]) -> None:
+    """A backend takes its limit less the live jobs of all runs, and no more than it says itself; one that is not asked takes none."""
+    assert free({"here": 5, "there": 1}, [{"here": 2, "gone": 1}, {"here": 1, "there": 2}], said) == expected
+
+
+def test_left_of() -> None:
+    """A workflow's own limit is used up by all its runs; one without a limit has no entry, and no other workflow counts."""
+    assert left_of({"a": 3, "b": None, "c": 1}, [("a", 1), ("a", 1), ("b", 9), ("d", 4)]) == {"a": 1, "c": 1}
 
 
 @st.composite

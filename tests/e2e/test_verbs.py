@@ -39,8 +39,11 @@ def said(world: World, *words: str) -> str:
 
 
 def alive(pid_file: Path) -> bool:
-    """Whether the process whose id a job wrote down is there."""
-    return Path("/proc", pid_file.read_text().strip()).exists()
+    """Whether the process whose id a job wrote down lives. A zombie does not, however long its parent leaves it lying about."""
+    try:
+        return Path("/proc", pid_file.read_text().strip(), "stat").read_text().rpartition(") ")[2][0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def status(world: World, *parts: str) -> str:
