@@ -277,7 +277,7 @@ class Spool:
     # How files are written
 
     def _make(self, folder: str) -> bool:
-        """Make the folder of a job; never the spool itself, which only `own` makes. Whether it was made by this very call."""
+        """Make the folder of a job; never the spool itself, which only `own` makes. True: nobody else can have made it."""
         try:
             os.mkdir(folder, 0o700)  # first, because the folder of its run is nearly always there, and to make one is slow
         except FileExistsError:
@@ -287,7 +287,7 @@ class Spool:
                 os.mkdir(os.path.dirname(folder), 0o700)
             with suppress(FileExistsError):
                 os.mkdir(folder, 0o700)
-            return False  # or another daemon's: `_take` is right for both
+            return False  # ours or another daemon's: `_take` is right for both
         return True
 
     def _take_first(self, path: str, text: str, keep: str) -> bool:

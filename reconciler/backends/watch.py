@@ -83,7 +83,7 @@ class _Live:
 
     group: int
     leader: Leader | None
-    evidence: Evidence = Evidence()  # what was read of it last
+    evidence: Evidence = field(default_factory=Evidence)  # what was read of it last
     told: bool = False
     kill_timer: asyncio.TimerHandle | None = None
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
