@@ -43,7 +43,7 @@ class Field:
     def add(self) -> None:
         """One more workflow; every other one has a generator."""
         index, self.workflows = self.workflows, self.workflows + 1
-        generated = GENERATED if index % 2 else 0
+        generated = 0 if index % 2 else GENERATED
         rows = self._rows(index, SIZE - generated)
         if generated:
             rows.append(self._generator(index, generated))
