@@ -156,7 +156,7 @@ class Daemon:
         self._settings = settings
         self._places = Places(settings, Watcher(), settings.state_dir / "sources")
         self._stopping = False
-        self._controller: Controller | None = None
+        self.controller: Controller | None = None  # once there is one
         self._cleaners: dict[str, Cleaner] = {}  # the backends that keep files of runs
 
     async def run(self, once: bool) -> int:
@@ -208,7 +208,7 @@ class Daemon:
         report = Report(writer, rows, poke, look_up)
         await asyncio.to_thread(report.catch_up, reader)
         recovered = _Recovered(ledger, report.release)
-        controller = self._controller = Controller(Parts(settings.instance, ledger, report, self._outlook_maker(ledger), recovered.held))
+        controller = self.controller = Controller(Parts(settings.instance, ledger, report, self._outlook_maker(ledger), recovered.held))
 
         def deliver(desired: Desired) -> None:
             report.directed(desired)
@@ -276,15 +276,15 @@ class Daemon:
     def _on_stop_signals(self) -> None:
         """Before anything else, so that a stop during the start is a stop too."""
         loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.stop, "SIGTERM")
+        loop.add_signal_handler(signal.SIGINT, self.stop, "SIGINT")
 
-        def stop(name: str) -> None:
-            log.info(EventName.DAEMON_STOPPING, signal=name)
-            self._stopping = True
-            if self._controller is not None:
-                self._controller.halt()
-
-        loop.add_signal_handler(signal.SIGTERM, stop, "SIGTERM")
-        loop.add_signal_handler(signal.SIGINT, stop, "SIGINT")
+    def stop(self, why: str) -> None:
+        """End soon, and leave jobs running. `why` is a signal's name."""
+        log.info(EventName.DAEMON_STOPPING, signal=why)
+        self._stopping = True
+        if self.controller is not None:
+            self.controller.halt()
 
     def _on_look_signal(self, controller: Controller, intake: Intake) -> None:
         def look() -> None:
