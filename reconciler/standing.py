@@ -99,9 +99,7 @@ def standings(decisions: Decisions) -> dict[str, Standing]:
 
 def request_standings(decisions: Decisions) -> dict[str, Standing]:
     """Of each Run document that asks for a run what was decided; none for one whose run is made now."""
-    found: dict[str, Standing] = {
-        name: Word(run, "Answered", f"run {run} answers it") for name, run in decisions.answered.items()
-    }
+    found: dict[str, Standing] = {name: Word(run, "Answered", f"run {run} answers it") for name, run in decisions.answered.items()}
     found.update({each.request: each for each in decisions.waiting if each.request})
     found.update({each.request: each for each in decisions.held if each.request})
     return found
