@@ -22,8 +22,8 @@
     sources/         base, git (pygit2, object store, no checkout), folder (watchfiles)
     backends/        base (the two interfaces and what a backend owes), script (the job script, pure), local
 
-Layers, nothing imports upwards: errors, clock, printable, mounts, log -> core -> yamlfile, manifest -> config -> sources, backends, ledger, status
--> controller -> daemon -> cli.
+Layers, nothing imports upwards: errors, clock, printable, regular, mounts, log -> core -> yamlfile, manifest -> config -> sources,
+backends, ledger, status -> controller -> daemon -> cli.
 """
 
 __version__ = "0.1.0"

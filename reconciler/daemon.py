@@ -186,17 +186,43 @@ class Daemon:
 
     async def _serve(self, ledger: Ledger, once: bool) -> int:
         settings = self._settings
-        loop = asyncio.get_running_loop()
         reader = LedgerReader(settings.state_dir)
+        writer = await self._status_writer(reader)
+        try:
+            report, controller, intake = await self._assembled(ledger, reader, writer)
+            keeper = asyncio.ensure_future(self._keep_house(controller))
+            try:
+                await self._loop(report, controller, intake, once)
+            finally:
+                _notify_systemd("STOPPING=1")
+                keeper.cancel()
+                await intake.close()
+                await controller.close()
+        finally:
+            await asyncio.to_thread(writer.close)
+            reader.close()
+        return self._verdict(report, controller) if once else EXIT_OK
+
+    async def _status_writer(self, reader: LedgerReader) -> StatusWriter:
+        settings = self._settings
         writer = StatusWriter(
             settings.status_dir,
             settings.instance,
             interval_s=settings.status_interval_s,
             rebuild=lambda run: view_of(stored) if (stored := reader.stored(run)) else None,
-            log_of=lambda backend, job: str(self._places.log(known.spec, job)) if (known := controller.outlooks.get(backend)) else "",
+            log_of=self._log_of,
         )
         for run, ended_at in await asyncio.to_thread(reader.ended):
             writer.expect_run(run, ended_at)
+        return writer
+
+    def _log_of(self, backend: str, job: str) -> str:
+        known = self.controller.outlooks.get(backend) if self.controller else None
+        return str(self._places.log(known.spec, job)) if known else ""
+
+    async def _assembled(self, ledger: Ledger, reader: LedgerReader, writer: StatusWriter) -> tuple[Report, Controller, Intake]:
+        """The parts of the loop, put together and loaded."""
+        settings, loop = self._settings, asyncio.get_running_loop()
         rows = await asyncio.to_thread(ledger.objects)
 
         def poke(delay_s: float) -> None:
@@ -219,28 +245,26 @@ class Daemon:
         intake.remember({(row.kind, row.name): LastGood(row.kind, row.name, row.source, row.file, None) for row in rows})
         await controller.load()
         self._on_look_signal(controller, intake)
+        return report, controller, intake
+
+    async def _loop(self, report: Report, controller: Controller, intake: Intake, once: bool) -> None:
+        """Cycle until told to stop; with `once` until nothing moves and all of that has been said."""
+        settings = self._settings
         log.info(EventName.DAEMON_STARTED, instance=settings.instance, version=__version__, pid=os.getpid(), folder=str(settings.folder))
         _notify_systemd("READY=1")
         intake.start()
-        keeper = asyncio.ensure_future(self._keep_house(controller))
-        try:
-            while not self._stopping:
-                await controller.cycle()
-                if once and intake.settled and controller.idle(utc_now()):
-                    if controller.unwritable or not report.behind:
-                        await self._tidy(controller)
-                        break
-                    report.hurry()  # the last words are saved too
-                await controller.pause()
-        finally:
-            _notify_systemd("STOPPING=1")
-            keeper.cancel()
-            await intake.close()
-            await controller.close()
-            await asyncio.to_thread(writer.close)
-            reader.close()
-        if not once:
-            return EXIT_OK
+        while not self._stopping:
+            await controller.cycle()
+            if once and intake.settled and controller.idle(utc_now()):
+                if controller.unwritable or not report.behind:
+                    await self._tidy(controller)
+                    return
+                report.hurry()  # the last words are saved too
+            await controller.pause()
+
+    def _verdict(self, report: Report, controller: Controller) -> int:
+        """Say on standard error what is not well after `--once`."""
+        settings = self._settings
         trouble = [*report.trouble(), *(_unfinished(live, controller) for live in controller.live_runs), *controller.unmade.values()]
         if self._stopping:
             trouble.append(f"{settings.folder}: stopped by a signal before everything had ended")

@@ -142,9 +142,18 @@ class Intake:
                 log.exception(EventName.OBJECT_FAILED, kind="Settings", name="(all manifests)")
                 continue
             self._previous = desired.good
+            self._tell_problems(desired)
             self.desired = desired
             self._take_sources(desired.sources)
             self._deliver(desired)
+
+    def _tell_problems(self, desired: Desired) -> None:
+        """Log what is newly wrong, and what is right again, once each."""
+        before = set(self.desired.problems) if self.desired else set()
+        for problem in sorted(set(desired.problems) - before):
+            log.warning(EventName.MANIFEST_PROBLEM, problem=str(problem))
+        for problem in sorted(before - set(desired.problems)):
+            log.info(EventName.MANIFEST_ACCEPTED, was=str(problem))
 
     def _take_sources(self, specs: Mapping[str, SourceSpec]) -> None:
         for name, feed in list(self.feeds.items()):

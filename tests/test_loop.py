@@ -138,7 +138,7 @@ async def test_a_moved_spool_counts_when_its_jobs_have_ended(tmp_path: Path) -> 
     slow = f'- {{id: t, command: "echo x >> {ran}; until [ -e {gate} ]; do sleep 0.05; done"}}'
     world.write("a.yaml", workflow("a", slow))
     async with running(daemon_of(world)):
-        await until(lambda: ran.exists(), "the job runs")
+        await until(ran.exists, "the job runs")
         settings.write_text(settings.read_text().replace("type: local,", f"type: local, spool: {tmp_path}/elsewhere,"))
         await until(lambda: "spool is another one" in (world.status / "backend" / "local.yaml").read_text(), "the status says so")
         gate.touch()
