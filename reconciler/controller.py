@@ -25,12 +25,12 @@ from reconciler.core.actions import Cancel, Fetch, Forget, Submit
 from reconciler.core.desired import BackendSpec, OnDelete, Place, Revision, Run, Suspend
 from reconciler.core.observed import BackendView, News
 from reconciler.core.plan import after_restart, new_record, plan, remember
-from reconciler.core.record import Event, RunHead
+from reconciler.core.record import Event, RunHead, RunRecord
 from reconciler.core.room import free, left_of, share
 from reconciler.core.summary import moves
 from reconciler.core.trigger import Context, Decisions, Gate, Waiting, owed, suspension
 from reconciler.errors import LedgerCorrupt, LedgerError, LedgerUnwritable, StateLost
-from reconciler.fleet import Fleet, LiveRun, Step, demands, head_of
+from reconciler.fleet import Fleet, LiveRun, Step, demands, first_in_line, head_of
 from reconciler.fresh import Fresh, Gathered, by_run
 from reconciler.housekeeping import Clean
 from reconciler.jobrequest import job_request
@@ -48,6 +48,8 @@ log = structlog.get_logger(__name__)
 SLOW_CYCLE_S = 1.0
 #: After a save that failed: 1, 2, 4 … seconds, up to this.
 SAVE_BACKOFF_S_MAX = 30.0
+#: The most of the time that deciding which runs are owed may take, unless what is asked for has changed.
+DECIDING_SHARE = 0.1
 #: So many saves in a row must fail before `--once` gives up on the ledger: seven seconds.
 SAVES_TRIED = 4
 #: For a backend whose document is gone: what schema_backend.py has for one that does not say.
@@ -104,6 +106,7 @@ class Controller:
         self._next_desired: Desired | None = None
         self._decisions = Decisions()
         self._undecided = True
+        self._decide_at = 0.0  # not before: going through thousands of workflows takes its share of the time, and no more
         self._woken = asyncio.Event()
         self._halted = asyncio.Event()
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
@@ -209,7 +212,7 @@ class Controller:
         if self.unwritable and now < self._save_again_at:
             return
         self._mend(now)
-        if self._undecided or _due(self._decisions.wake_at, now) or _due(self._suspended_until, now):
+        if (self._undecided and now >= self._decide_at) or _due(self._decisions.wake_at, now) or _due(self._suspended_until, now):
             self._decide(now)
         if self._desired is not None:
             self._workshop.take([each for outlook in self.outlooks.values() for each in outlook.take_fetched()], self._fleet, self._desired)
@@ -233,6 +236,7 @@ class Controller:
             dues = [at for at in (self._decisions.wake_at, self._suspended_until) if at is not None]
             dues += [max(live.wake_at, self._broken.get(live.run.id, 0.0)) for live in self._fleet if live.wake_at is not None]
             dues += self._broken.values()
+            dues += [self._decide_at] if self._undecided else []
         timeout_s = max(0.001, min(dues) - utc_now()) if dues else None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -267,7 +271,7 @@ class Controller:
         self._digests.update(digests)
         self._desired = desired
         self._take_backends(desired)
-        self._undecided = True
+        self._undecided, self._decide_at = True, 0.0
 
     def _take_backends(self, desired: Desired) -> None:
         self._later.clear()
@@ -307,6 +311,7 @@ class Controller:
         if desired is None:
             return
         self._undecided = False
+        began = monotonic()
         before = self._suspended
         try:
             self._decisions, self._suspended, self._suspended_until = self._judged(desired, now)
@@ -319,6 +324,7 @@ class Controller:
         for live in self._fleet:
             if before.get(live.run.id, "") != (why := self._suspended.get(live.run.id, "")):
                 self._parts.reporter.run(Step(live.run, live.record, live.record), why)
+        self._decide_at = now + (monotonic() - began) / DECIDING_SHARE
 
     def _judged(self, desired: Desired, now: float) -> tuple[Decisions, dict[str, str], float | None]:
         """What core/trigger.py says of everything that is asked for; which live runs are held, and when the first of that ends."""
@@ -428,37 +434,39 @@ class Controller:
         """Share the room, and plan what each run sends within it."""
         if self.unwritable or self._desired is None:
             return
-        current = {live.run.id: Step(live.run, live.record, live.record, wake_at=live.wake_at) for live in self._fleet}
-        current.update(steps)
-        room = self._free(current.values(), views)
+        current = {live.run.id: (live.run, live.record) for live in self._fleet}
+        current.update((run_id, (step.run, step.record)) for run_id, step in steps.items())
+        room = self._free((record for _, record in current.values()), views)
         if not any(room.values()):
             return
-        wanting = [step for step in current.values() if step.record.ready and not self._held(step, now)]
-        wants = [demand for step in wanting for demand in demands(step.run, step.record, now, room)]
+        wanting = [(run, record) for run, record in current.values() if record.ready and not self._held(run, record, now)]
+        wanting = first_in_line(wanting, sum(room.values()))
+        wants = [demand for run, record in wanting for demand in demands(run, record, now, room)]
         granted = share(wants, room, self._limits([*current.values()]))
         rooms: dict[str, dict[str, int]] = {}
         for (run_id, backend), more in granted.items():
             if more:
                 rooms.setdefault(run_id, {})[backend] = more
-        for step in wanting:
-            if mine := rooms.get(step.run.id):
+        for run, record in wanting:
+            if mine := rooms.get(run.id):
+                step = steps.get(run.id) or Step(run, record, record, wake_at=self._fleet.runs[run.id].wake_at)
                 self._step(steps, step, News(backends=views), mine, now)
 
-    def _held(self, step: Step, now: float) -> bool:
-        return bool(step.record.cancelled or step.record.dropped or step.run.id in self._suspended) or self._is_broken(step.run.id, now)
+    def _held(self, run: Run, record: RunRecord, now: float) -> bool:
+        return bool(record.cancelled or record.dropped or run.id in self._suspended) or self._is_broken(run.id, now)
 
-    def _free(self, steps: Iterable[Step], views: Mapping[str, BackendView]) -> dict[str, int]:
+    def _free(self, records: Iterable[RunRecord], views: Mapping[str, BackendView]) -> dict[str, int]:
         """How many more jobs each backend takes now."""
         open_ones = {name: outlook for name, outlook in self.outlooks.items() if views[name].reachable and views[name].accepts}
         most = {name: outlook.spec.max_concurrent for name, outlook in open_ones.items()}
-        return free(most, (step.record.live for step in steps), {name: outlook.room() for name, outlook in open_ones.items()})
+        return free(most, (record.live for record in records), {name: outlook.room() for name, outlook in open_ones.items()})
 
-    def _limits(self, steps: Sequence[Step]) -> dict[str, int]:
+    def _limits(self, runs: Sequence[tuple[Run, RunRecord]]) -> dict[str, int]:
         """What each workflow's own `max_concurrent` still allows. The current document's number holds, also for older runs."""
         revisions = self._desired.workflows if self._desired else {}
-        limits = {step.run.workflow: step.run.max_concurrent for step in steps}
+        limits = {run.workflow: run.max_concurrent for run, _ in runs}
         limits.update({name: revisions[name].max_concurrent for name in limits if name in revisions})
-        return left_of(limits, ((step.run.workflow, sum(step.record.live.values())) for step in steps))
+        return left_of(limits, ((run.workflow, sum(record.live.values())) for run, record in runs))
 
     # -- save and act ---------------------------------------------------------------------------------------------------------
 

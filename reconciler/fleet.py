@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from heapq import nsmallest
 
 from reconciler.core.actions import Action
 from reconciler.core.desired import Run, Task
@@ -110,6 +111,15 @@ class Fleet:
             live = self.runs.setdefault(run.id, LiveRun(run, step.record))
             live.run, live.record, live.wake_at = run, step.record, step.wake_at
         return come
+
+
+def first_in_line(wanting: list[tuple[Run, RunRecord]], room: int) -> list[tuple[Run, RunRecord]]:
+    """Of many runs that want room those that can get some, so that a thousand that wait cost little: as fairness goes by live jobs, no
+    more than `room` of them can, and those with the fewest come first."""
+    if len(wanting) <= 2 * room + 16:
+        return wanting
+    chosen = nsmallest(room, range(len(wanting)), key=lambda index: (sum(wanting[index][1].live.values()), index))
+    return [wanting[index] for index in sorted(chosen)]
 
 
 def expectation(job: str, record: TaskRecord) -> Expected:

@@ -211,13 +211,13 @@ def events(run: str | None, limit: int, as_json: bool, trusted: Trusted) -> int:
     from reconciler.cli.lookup import find_objects, find_run, split
 
     with trusted.reader() as reader:
-        kind, name = split(run or "")
+        kind, name = split(run) if run is not None else ("", "")
         if kind and kind != "Run":
             if not find_objects(reader, f"{kind}/{name}"):
                 no_such(kind.lower(), name, (row.name for row in reader.objects(kind)))
             found = reader.events(subject=f"{kind}/{name}", limit=limit)
         else:
-            found = reader.events(run=find_run(reader, run).id if run else "", limit=limit)
+            found = reader.events(run=find_run(reader, run).id if run is not None else "", limit=limit)
     if as_json:
         print_json([event_json(each) for each in found])
     else:

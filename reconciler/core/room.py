@@ -34,18 +34,10 @@ def share(demands: Sequence[Demand], free: Mapping[str, int], limits: Mapping[st
     left = dict(limits)
     for backend in {demand.backend: None for demand in demands}:
         here = [demand for demand in demands if demand.backend == backend]
-        spare = max(0, free.get(backend, 0))
-        while spare > 0:
-            wants = [_want(demand, granted, left) for demand in here]
-            if not any(wants):
-                break
-            lives = [demand.live + granted[demand.run, backend] for demand in here]
-            for demand, poured in zip(here, _fill(lives, wants, spare), strict=True):
-                more = min(poured, _want(demand, granted, left))  # two runs may share one limit
-                granted[demand.run, backend] += more
-                spare -= more
-                if demand.limit in left:
-                    left[demand.limit] -= more
+        for demand, more in zip(here, _pour(here, left, max(0, free.get(backend, 0))), strict=True):
+            granted[demand.run, backend] = more
+            if demand.limit in left:
+                left[demand.limit] -= more
     return granted
 
 
@@ -72,9 +64,39 @@ def left_of(limits: Mapping[str, int | None], live: Iterable[tuple[str, int]]) -
     return left
 
 
-def _want(demand: Demand, granted: Mapping[tuple[str, str], int], left: Mapping[str, int]) -> int:
-    want = demand.ready - granted[demand.run, demand.backend]
-    return max(0, min(want, left.get(demand.limit, want)))
+def _pour(demands: Sequence[Demand], left: Mapping[str, int], spare: int) -> list[int]:
+    """Pour `spare` slots over all of `demands`, of which those of one limit get no more than it allows, shared among them likewise."""
+    groups: dict[str, list[int]] = {}
+    for index, demand in enumerate(demands):
+        groups.setdefault(demand.limit if demand.limit in left else "", []).append(index)
+    caps = {limit: max(0, left.get(limit, spare)) for limit in groups}
+
+    def poured(level: int) -> list[int]:
+        given = [_at(level, demand.live, demand.ready) for demand in demands]
+        for limit, members in groups.items():
+            if sum(given[index] for index in members) > caps[limit]:
+                part = _fill([demands[index].live for index in members], [demands[index].ready for index in members], caps[limit])
+                for index, more in zip(members, part, strict=True):
+                    given[index] = more
+        return given
+
+    low, high = 0, max((demand.live + demand.ready for demand in demands), default=0)
+    while low < high:  # the highest level that still fits
+        level = (low + high + 1) // 2
+        if sum(poured(level)) <= spare:
+            low = level
+        else:
+            high = level - 1
+    given = poured(low)
+    used = {limit: sum(given[index] for index in members) for limit, members in groups.items()}
+    rest = spare - sum(given)
+    for index, demand in enumerate(demands):
+        limit = demand.limit if demand.limit in left else ""
+        if rest > 0 and given[index] < demand.ready and demand.live + given[index] <= low and used[limit] < caps[limit]:
+            given[index] += 1
+            used[limit] += 1
+            rest -= 1
+    return given
 
 
 def _fill(lives: Sequence[int], wants: Sequence[int], spare: int) -> list[int]:

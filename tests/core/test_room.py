@@ -147,3 +147,18 @@ def test_max_min_fairness(case: tuple[list[Demand], dict[str, int], dict[str, in
             without = level[rich.run, rich.backend] - 1  # what the rich one would have without its last slot
             assert without <= level[poor.run, poor.backend]
             assert without < level[poor.run, poor.backend] or other < place
+
+
+@search
+@given(cases())
+def test_runs_of_one_limit_share_it_fairly(case: tuple[list[Demand], dict[str, int], dict[str, int]]) -> None:
+    """What a used-up limit still allowed on one backend was shared by its runs as everything else is: the fewest live jobs first."""
+    demands, free, limits = case
+    demands = [demand for demand in demands if demand.backend == "here"]
+    got = share(demands, free, limits)
+    level = {demand.run: demand.live + got[demand.run, "here"] for demand in demands}
+    for (place, poor), (other, rich) in permutations(enumerate(demands), 2):
+        if poor.limit == rich.limit and got[poor.run, "here"] < poor.ready and got[rich.run, "here"]:
+            without = level[rich.run] - 1
+            assert without <= level[poor.run]
+            assert without < level[poor.run] or other < place

@@ -1,0 +1,12 @@
+"""`reconciler events` without a RUN (README: `events [RUN]`) ends with 2 since 4e3e05e: split("") raises UsageError. Goes into tests/cli/test_read.py."""
+
+from pathlib import Path
+
+from tests.cli.command import reconciler, sample_folder
+
+
+def test_events_of_everything(tmp_path: Path) -> None:
+    """Without a RUN, `events` shows what happened to everything."""
+    result = reconciler("events", "--dir", sample_folder(tmp_path / "trusted"))
+    assert result.code == 0, result.err
+    assert "SourceUnreachable" in result.out and "RunCreated" in result.out
