@@ -17,11 +17,16 @@ from typing import NamedTuple, TypeVar
 
 from reconciler.backends.base import FileRange, FileRequest
 from reconciler.backends.script import work_folder
+from reconciler.clock import monotonic
 
 T = TypeVar("T")
 #: No answer carries more than this, whatever was asked for.
 _BYTES_MAX = 16_000_000
 _SILENT = "does not answer; is its file system there?"
+
+
+#: How long a folder that could be used needs no other thread to ask again: short tasks start by the hundred in it.
+FINE_S = 1.0
 
 
 class Question(NamedTuple):
@@ -45,6 +50,7 @@ class Files:
         self._home = home
         self._wait_s = wait_s
         self._asked: dict[Question, asyncio.Future[Trouble | None]] = {}
+        self._fine: dict[Question, float] = {}  # until when a good answer holds
 
     def expanded(self, path: str, folder: str) -> str:
         """`path` as an absolute one: below the home folder for `~`, below `folder` when relative."""
@@ -53,12 +59,16 @@ class Files:
         return os.path.join(folder, path)
 
     async def ask(self, questions: Iterable[Question]) -> Mapping[Question, Trouble]:
-        """The questions whose answer is no. One that is still being asked is not asked again."""
-        waiting = {each: self._ask(each) for each in questions}
+        """The questions whose answer is no. One that is still being asked is not asked again, nor one just answered well: should that change
+        within a second, the job itself says so."""
+        now = monotonic()
+        waiting = {each: self._ask(each) for each in questions if self._fine.get(each, 0.0) < now}
         if not waiting:
             return {}
         await asyncio.wait(set(waiting.values()), timeout=self._wait_s)
         answers = {each: future.result() if future.done() else Trouble(f"{each.path} {_SILENT}", True) for each, future in waiting.items()}
+        self._fine = {each: until for each, until in self._fine.items() if until >= now}
+        self._fine.update((each, now + FINE_S) for each, trouble in answers.items() if trouble is None)
         return {each: trouble for each, trouble in answers.items() if trouble is not None}
 
     def _ask(self, question: Question) -> asyncio.Future[Trouble | None]:

@@ -312,7 +312,7 @@ class LocalBackend:
         return self._receipt(request, Answer.TRANSIENT, words)
 
     def _script(self, request: JobRequest) -> str:
-        layout = Layout(self._spool.folder(request.job), self._spool.exits, self._identify, self._machine.umask, self._machine.files)
+        layout = Layout(self._spool.folder(request.job), "", self._identify, self._machine.umask, self._machine.files)
         claim = Claim(self._owner, self._machine.boot, max(0, request.resources.time_limit_s))
         return claimed_script(claim, job_script(request, layout))
 

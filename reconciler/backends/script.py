@@ -27,7 +27,7 @@ FOLDER_VARIABLE = "RECONCILER_JOB_DIR"
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where a job's files are on the far side, absolute, and how it is to be run there.
+    """Where a job's files are on the far side, absolute, and how it is to be run there. `exits` is the mailbox, "" for none.
 
     `identify` is shell text that sets `me` to what the start record says of the process, without a fork. `umask` is the one of
     the command ("" leaves that of the wrapper, 077), `files` its soft limit of open files (0: as it is).
@@ -97,22 +97,7 @@ def _wrapper(request: JobRequest, layout: Layout) -> str:
     return f"""# {request.job}: `sh script` is the wrapper, `bash script body` runs what the task asked for, at the end of this file.
 [ "${{1-}}" = body ] || {{
 folder={quote(layout.folder)}
-exits={quote(layout.exits)}
-job={quote(request.job)}
-finish() {{ # code, what: the exit record; patient, because the disk may be full
-  tries=0
-  until
-    echo "exit 1 $1 $2 end" >"$folder/exit" && {{
-      ln "$folder/exit" "$exits/$job" || [ "$folder/exit" -ef "$exits/$job" ] || mv -f "$folder/exit" "$exits/$job"
-    }}
-  do
-    tries=$((tries + 1))
-    [ "$tries" -lt 60 ] && [ -d "$exits" ] || break
-    sleep 5
-  done 2>/dev/null # mv where a file system has no links between folders
-  exit "$1"
-}}
-umask 077
+{_finish(request, layout)}umask 077
 trap : HUP INT QUIT TERM # not ignored, or the command would ignore them too; the wrapper lives on to write the exit record
 cd -- "$folder" || exit {FENCED_EXIT}
 {layout.identify}
@@ -129,6 +114,32 @@ set +C
 [ -x "$shell" ] || shell=/bin/sh
 {shell} "$folder/script" body {streams}
 finish $? command
+}}
+"""
+
+
+def _finish(request: JobRequest, layout: Layout) -> str:
+    """Shell text of `finish CODE WHAT`: the exit record; patient, because the disk may be full.
+
+    The record is one write of one short line that ends in `end`: a reader sees all of it, or nothing that it believes. With a mailbox
+    it is published there by a link, or by `mv` where a file system has no links between folders. That costs a fork, a third of all that
+    an empty job costs, so a backend that watches its processes and reads by name goes without.
+    """
+    if not layout.exits:
+        write, there = '>|"$folder/exit"', '"$folder"'
+        head = ""
+    else:
+        publish = 'ln "$folder/exit" "$exits/$job" || [ "$folder/exit" -ef "$exits/$job" ] || mv -f "$folder/exit" "$exits/$job"'
+        write, there = f'>|"$folder/exit" && {{ {publish}; }}', '"$exits"'
+        head = f"exits={quote(layout.exits)}\njob={quote(request.job)}\n"
+    return f"""{head}finish() {{
+  tries=0
+  until {{ echo "exit 1 $1 $2 end" {write}; }} 2>/dev/null; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 60 ] && [ -d {there} ] || break
+    sleep 5
+  done
+  exit "$1"
 }}
 """
 

@@ -3,7 +3,7 @@
     <spool>/owner                  the ledger and epoch that may act here
     <spool>/runs/<run>/closed      the run's jobs were cleaned away; none of them ever starts again
     <spool>/runs/<run>/<job>/      claim, script (the same file), start.0, fenced, out, err, cancel, timeout, exit
-    <spool>/exits/<job>            the mailbox: exit records that nobody has told us to forget
+    <spool>/exits/<job>            the mailbox: exit records that nobody has told us to forget; empty on a backend that reads by name
 
 Called by local.py. Taking is always the exclusive creation of a file with its content: a link to a file that was written before, so
 that nobody sees half of it. Nothing here is slow: the state folder is on a local disk (the ledger refuses a network file system).

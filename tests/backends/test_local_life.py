@@ -209,7 +209,7 @@ async def test_children_left_behind(here: Here, restart: bool) -> None:
     """While a process that the command left behind runs, the job has not ended, and says why; then its exit record counts."""
     backend = await here.open()
     await send(backend, request(f"(until [ -e {here.work}/go ]; do sleep 0.02; done) & exit 0"))
-    await until((here.spool / "exits" / name()).exists)
+    await until((here.folder(name()) / "exit").exists)
     if restart:
         await here.abandon(backend)
         backend = await here.open(epoch=2)
@@ -232,7 +232,7 @@ async def test_children_left_behind_are_cancelled(here: Here) -> None:
     """A cancel ends what a command left behind, too."""
     backend = await here.open()
     await send(backend, request(f"sleep 1000 & echo $! > {here.work}/pid; exit 3"))
-    await until((here.spool / "exits" / name()).exists)
+    await until((here.folder(name()) / "exit").exists)
     await asyncio.to_thread(lambda: None)
     assert (await end(backend, name(), kill=True)).answer is Answer.ENDING
     fact = await seen(backend, name(), JobState.ENDED)
@@ -315,9 +315,8 @@ async def test_garbage_is_unknown(here: Here, record: str, content: bytes) -> No
     await seen(backend, name(), JobState.ENDED)
     await here.abandon(backend)
     if record == "exit":
-        (here.spool / "exits" / name()).write_bytes(content)  # and with it `exit` in the job's folder, which is the same file
+        (here.folder(name()) / "exit").write_bytes(content)
     else:
-        (here.spool / "exits" / name()).unlink()
         (here.folder(name()) / "exit").unlink()
         (here.folder(name()) / "start.0").write_bytes(content)
     new = await here.open(epoch=2)
@@ -537,9 +536,8 @@ async def test_memory_follows_what_is_expected(here: Here) -> None:
     backend = await here.open()
     await send(backend, request("exit 3"))
     fact = await seen(backend, name(), JobState.ENDED)
-    assert [path.name for path in (here.spool / "exits").iterdir()] == [name()]
     await backend.forget([name()])
-    assert list((here.spool / "exits").iterdir()) == []
+    assert (here.folder(name()) / "exit").exists()
     await look(backend)
     assert (await look(backend)).facts == {}
     assert (await seen(backend, name(), JobState.ENDED)) == fact

@@ -1,4 +1,4 @@
-"""`reconciler events` without a RUN (README: `events [RUN]`) ends with 2 since 4e3e05e: split("") raises UsageError. Goes into tests/cli/test_read.py."""
+"""`events` without a RUN tells of everything, as the README says."""
 
 from pathlib import Path
 
