@@ -59,8 +59,8 @@ class Files:
         return os.path.join(folder, path)
 
     async def ask(self, questions: Iterable[Question]) -> Mapping[Question, Trouble]:
-        """The questions whose answer is no. One that is still being asked is not asked again, nor one just answered well: should that change
-        within a second, the job itself says so."""
+        """The questions whose answer is no. One that is still being asked is not asked again, nor one that was just answered well: should
+        that change within a second, the job itself says so."""
         now = monotonic()
         waiting = {each: self._ask(each) for each in questions if self._fine.get(each, 0.0) < now}
         if not waiting:

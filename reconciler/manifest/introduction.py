@@ -79,6 +79,14 @@ A task is one shell command. It waits for the tasks in its `deps` (ids, or patte
 it failed; `allow_failure` lets the run succeed although this task fails; `retry` tries it again. A task with `generates_source` writes a
 task file, whose tasks join the run.
 
+A local job ends when no process of its process group is left. So a program left in the background (`server &`) keeps its task running and
+its slot taken, until its time limit; one that leaves the group (`setsid`) is no longer part of the job: it is neither waited for nor
+ended by `cancel`. Memory and cpus are not enforced there. A task without a `working_dir` of its own, and none from its source, runs in
+an empty folder of the job's.
+
+When a document is taken out of a folder, live runs of it go on for a minute as if nothing had happened (a checkout or `git stash` takes
+files away for a moment); only then does `on_delete` count. A commit that removes it counts at once.
+
 ## Environment
 
 Rules are evaluated layer by layer: backend, settings, the source, the workflow, the task; within a layer from the first to the last. A rule
