@@ -83,7 +83,7 @@ def settings_files(folder: Path) -> Iterable[tuple[Path, bytes]]:
         for name in sorted(names):
             if name.lower().endswith((".yaml", ".yml")) and not name.startswith("."):
                 path = Path(where, name)
-                data = read_regular(path)
+                data = None if path.is_symlink() else read_regular(path)  # the daemon follows no link
                 if data is not None and b"Settings" in data and not _STATUS.search(data):
                     yield path, data
 

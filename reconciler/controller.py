@@ -115,6 +115,7 @@ class Controller:
         self._missing: dict[str, float] = {}  # workflow of a live run whose document is gone -> since when
         self.unmade: dict[str, str] = {}  # run that is owed -> why it could not be made, last time it was tried
         self._careful = False  # the ledger refused a cycle with new runs: make one at a time, to learn which
+        self._judged_by: tuple[Mapping[str, Revision], Context] = ({}, Context(parts.instance))
         self._suspended: dict[str, str] = {}
         self._suspended_until: float | None = None  # when the first suspension in force ends
         self.unwritable = ""  # "": the ledger can be written; else why not
@@ -334,6 +335,7 @@ class Controller:
         revisions = {name: replace(each, suspend=Suspend(held[name])) if held[name] else each for name, each in desired.workflows.items()}
         heads = {name: tuple(each.values()) for name, each in self.heads.items()}
         decisions = self._without_unmade(owed(revisions, heads, context, now), now)
+        self._judged_by = revisions, context
         suspended: dict[str, str] = {}
         ends = [spec.suspend.until for spec in desired.backends.values() if spec.suspend and spec.suspend.holds(now)]
         for live in self._fleet:
@@ -426,6 +428,8 @@ class Controller:
                 self._break(debt.run_id, now)
                 continue
             if run is not None:
+                if found := suspension(run, *self._judged_by, now):  # asked for by hand of what is suspended: made, and held
+                    self._suspended[run.id] = found[0]
                 why = f"by Run {debt.request}" if debt.request else f"{debt.revision.place}"
                 created = Event(now, EventName.RUN_CREATED, run.id, "", f"{run.workflow} at {run.digest[:19]}, {why}")
                 steps[run.id] = Step(run, None, new_record(run, now), changed=frozenset(task.id for task in run.tasks), events=(created,))

@@ -58,6 +58,7 @@ class Intake:
         self._make_source = make_source
         self._deliver = deliver
         self._changed = asyncio.Event()
+        self._assembling = False
         self._previous: Mapping[Key, LastGood] = {}
         self._assembled: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -76,7 +77,8 @@ class Intake:
     @property
     def settled(self) -> bool:
         """Every source has been looked at, and what they said has been handed on."""
-        return self.desired is not None and not self._changed.is_set() and all(feed.tried for feed in self.feeds.values())
+        busy = self._changed.is_set() or self._assembling
+        return self.desired is not None and not busy and all(feed.tried for feed in self.feeds.values())
 
     def look_soon(self) -> None:
         """Look at every source now (SIGHUP)."""
@@ -130,8 +132,10 @@ class Intake:
 
     async def _assemble_on_change(self) -> None:
         while True:
+            self._assembling = False
             await self._changed.wait()
             self._changed.clear()  # before the work: what changes meanwhile asks for another round
+            self._assembling = True
             views = {name: feed.view for name, feed in self.feeds.items() if feed.view is not None}
             operator = views.pop("", None)
             if operator is None:
@@ -140,6 +144,8 @@ class Intake:
                 desired = await aside(assemble, operator, views, self._previous, self._site)
             except Exception:  # a bug here must not end the daemon: what was in force stays so
                 log.exception(EventName.OBJECT_FAILED, kind="Settings", name="(all manifests)")
+                if self.desired is not None:
+                    self._deliver(self.desired)  # whoever waits for an answer has it
                 continue
             self._previous = desired.good
             self._tell_problems(desired)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 
 def read_regular(path: Path) -> bytes | None:
-    """The bytes of a regular file; None for what is none, is a link, or cannot be read. Never waits, never raises."""
+    """The bytes of a regular file, also behind a link; None for what is none, or cannot be read. Never waits, never raises."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     with os.fdopen(file, "rb") as opened:

@@ -160,3 +160,19 @@ async def test_a_signal_looks_also_within_a_back_off(tmp_path: Path) -> None:
         outlook._failures, tried = 9, outlook.tried
         outlook.look_now()
         await until(lambda: outlook.tried > tried, "it was looked at")
+
+
+async def test_a_run_asked_for_by_hand_of_a_suspended_source_is_held_from_its_first_cycle(tmp_path: Path) -> None:
+    """It is made, and sends nothing, also when its backend is ready at the very moment in which it is made."""
+    world, ran = World(tmp_path), tmp_path / "ran"
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near" / "x.yaml").write_text(workflow("x", f'- {{id: t, command: "echo x >> {ran}"}}', trigger="{on: [manual]}"))
+    head = "apiVersion: scripthut/v1\nkind: Source\nmetadata: {name: near}\nspec:\n  suspend: {reason: holidays}\n  include: ['*.yaml']\n"
+    world.write("near.yaml", f"{head}  path: {tmp_path}/near\n")
+    async with running(daemon_of(world)):
+        await until(lambda: (world.status / "workflow" / "near" / "x.yaml").exists(), "the workflow is known")
+        await until(lambda: (world.status / "backend" / "local.yaml").exists(), "the backend was seen")
+        world.write("ask.yaml", "apiVersion: scripthut/v1\nkind: Run\nmetadata: {name: ask}\nspec: {workflow: near/x}\n")
+        await until(lambda: phases(world) == {"near/x": "Waiting"}, "the run is made")
+        await asyncio.sleep(0.5)  # it would be sent in the cycle that makes it
+    assert not ran.exists()
