@@ -170,8 +170,8 @@ async def test_a_run_asked_for_by_hand_of_a_suspended_source_is_held_from_its_fi
     head = "apiVersion: scripthut/v1\nkind: Source\nmetadata: {name: near}\nspec:\n  suspend: {reason: holidays}\n  include: ['*.yaml']\n"
     world.write("near.yaml", f"{head}  path: {tmp_path}/near\n")
     async with running(daemon_of(world)):
-        await until(lambda: (world.status / "workflow" / "near" / "x.yaml").exists(), "the workflow is known")
-        await until(lambda: (world.status / "backend" / "local.yaml").exists(), "the backend was seen")
+        await until((world.status / "workflow" / "near" / "x.yaml").exists, "the workflow is known")
+        await until((world.status / "backend" / "local.yaml").exists, "the backend was seen")
         world.write("ask.yaml", "apiVersion: scripthut/v1\nkind: Run\nmetadata: {name: ask}\nspec: {workflow: near/x}\n")
         await until(lambda: phases(world) == {"near/x": "Waiting"}, "the run is made")
         await asyncio.sleep(0.5)  # it would be sent in the cycle that makes it
