@@ -26,11 +26,11 @@ from reconciler.core.desired import BackendSpec, OnDelete, Place, Revision, Run,
 from reconciler.core.observed import BackendView, News
 from reconciler.core.plan import after_restart, new_record, plan, remember
 from reconciler.core.record import Event, RunHead, RunRecord
-from reconciler.core.room import free, left_of, share
+from reconciler.core.room import free, share
 from reconciler.core.summary import moves
 from reconciler.core.trigger import Context, Decisions, Gate, Waiting, owed, suspension
 from reconciler.errors import LedgerCorrupt, LedgerError, LedgerUnwritable, StateLost
-from reconciler.fleet import Fleet, LiveRun, Step, demands, first_in_line, head_of
+from reconciler.fleet import Fleet, LiveRun, Step, demands, first_in_line, head_of, limits_of
 from reconciler.fresh import Fresh, Gathered, by_run
 from reconciler.housekeeping import Clean
 from reconciler.jobrequest import job_request
@@ -265,7 +265,7 @@ class Controller:
         desired, self._next_desired = self._next_desired, None
         digests: dict[str, str | None] = {live.run.workflow: None for live in self._fleet if live.run.workflow not in self._digests}
         digests.update({name: each.digest for name, each in desired.workflows.items() if self._digests.get(name) != each.digest})
-        for name, heads in (await self._in_ledger(_read_heads, self._parts.ledger, digests)).items():
+        for name, heads in (await self._in_ledger(self._parts.ledger.heads_of_all, digests)).items():
             before = self.heads.get(name, {})
             self.heads[name] = {head.id: before[head.id] if head.id in self._fleet.runs and head.id in before else head for head in heads}
             self.heads[name].update((run_id, head) for run_id, head in before.items() if not head.ended)
@@ -446,7 +446,7 @@ class Controller:
         wanting = [(run, record) for run, record in current.values() if record.ready and not self._held(run, record, now)]
         wanting = first_in_line(wanting, sum(room.values()))
         wants = [demand for run, record in wanting for demand in demands(run, record, now, room)]
-        granted = share(wants, room, self._limits([*current.values()]))
+        granted = share(wants, room, limits_of([*current.values()], self._desired.workflows))
         rooms: dict[str, dict[str, int]] = {}
         for (run_id, backend), more in granted.items():
             if more:
@@ -464,13 +464,6 @@ class Controller:
         open_ones = {name: outlook for name, outlook in self.outlooks.items() if views[name].reachable and views[name].accepts}
         most = {name: outlook.spec.max_concurrent for name, outlook in open_ones.items()}
         return free(most, (record.live for record in records), {name: outlook.room() for name, outlook in open_ones.items()})
-
-    def _limits(self, runs: Sequence[tuple[Run, RunRecord]]) -> dict[str, int]:
-        """What each workflow's own `max_concurrent` still allows. The current document's number holds, also for older runs."""
-        revisions = self._desired.workflows if self._desired else {}
-        limits = {run.workflow: run.max_concurrent for run, _ in runs}
-        limits.update({name: revisions[name].max_concurrent for name in limits if name in revisions})
-        return left_of(limits, ((run.workflow, sum(record.live.values())) for run, record in runs))
 
     # -- save and act ---------------------------------------------------------------------------------------------------------
 
@@ -583,8 +576,3 @@ _WORTH_SAYING = frozenset({"TaskFailed", "TaskLost", "TaskRetried", "SubmissionL
 
 def _due(at: float | None, now: float) -> bool:
     return at is not None and at <= now
-
-
-def _read_heads(ledger: Ledger, digests: Mapping[str, str | None]) -> dict[str, tuple[RunHead, ...]]:
-    """On the ledger's thread: the heads that trigger.py needs of each workflow."""
-    return {name: ledger.heads(name, digest) for name, digest in digests.items()}

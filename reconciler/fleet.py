@@ -6,17 +6,17 @@ satisfied. It decides nothing; it applies plans that have been saved.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import nsmallest
 
 from reconciler.core.actions import Action
-from reconciler.core.desired import Run, Task
+from reconciler.core.desired import Revision, Run, Task
 from reconciler.core.names import job_name
 from reconciler.core.observed import Expected
 from reconciler.core.plan import Plan
 from reconciler.core.record import LIVE, Event, RunHead, RunRecord, TaskRecord
-from reconciler.core.room import Demand
+from reconciler.core.room import Demand, left_of
 from reconciler.core.summary import phase_of
 
 
@@ -120,6 +120,13 @@ def first_in_line(wanting: list[tuple[Run, RunRecord]], room: int) -> list[tuple
         return wanting
     chosen = nsmallest(room, range(len(wanting)), key=lambda index: (sum(wanting[index][1].live.values()), index))
     return [wanting[index] for index in sorted(chosen)]
+
+
+def limits_of(runs: Sequence[tuple[Run, RunRecord]], revisions: Mapping[str, Revision]) -> dict[str, int]:
+    """What each workflow's own `max_concurrent` still allows. The current document's number holds, also for older runs."""
+    limits = {run.workflow: run.max_concurrent for run, _ in runs}
+    limits.update({name: revisions[name].max_concurrent for name in limits if name in revisions})
+    return left_of(limits, ((run.workflow, sum(record.live.values())) for run, record in runs))
 
 
 def expectation(job: str, record: TaskRecord) -> Expected:

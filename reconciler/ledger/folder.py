@@ -61,7 +61,7 @@ class Lock:
             raise LedgerUnwritable(f"the lock {path} cannot be opened: {error.strerror}") from error
         try:
             self._take(folder)
-        except BaseException:
+        except BaseException:  # whatever it is, what was opened is closed, and it is raised on
             os.close(self._file)
             raise
 

@@ -253,7 +253,7 @@ def _tried(path: Path, mode: str) -> sqlite3.Connection:
         if version != VERSION:
             cure = "use that release" if version > VERSION else "start the daemon once"
             raise LedgerError(f"the ledger {path} was written by another release (version {version}, not {VERSION}); {cure}")
-    except BaseException:
+    except BaseException:  # whatever it is, what was opened is closed, and it is raised on
         db.close()
         raise
     return db

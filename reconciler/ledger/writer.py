@@ -96,10 +96,10 @@ class Ledger:
                 db = connected(path)
                 try:
                     return cls(path, lock, db, _taken(db, path, instance))
-                except BaseException:
+                except BaseException:  # whatever it is, what was opened is closed, and it is raised on
                     db.close()
                     raise
-        except BaseException:
+        except BaseException:  # whatever it is, what was opened is closed, and it is raised on
             lock.release()
             raise
 
@@ -134,6 +134,10 @@ class Ledger:
             self._name(workflow, digest)
         with believed(self._path):
             return read.heads_of(self._db, workflow, digest)
+
+    def heads_of_all(self, digests: Mapping[str, str | None]) -> dict[str, tuple[RunHead, ...]]:
+        """`heads` of many workflows, by name, each with its digest."""
+        return {name: self.heads(name, digest) for name, digest in digests.items()}
 
     def objects(self) -> list[ObjectRow]:
         """Every object as it was last accepted, by kind and name."""
@@ -205,7 +209,7 @@ class Ledger:
             try:
                 yield self._db
                 self._db.execute("COMMIT")
-            except BaseException as error:
+            except BaseException as error:  # rolled back whatever it is, and raised on
                 self._roll_back()
                 if isinstance(error, sqlite3.Error):
                     self._failed = batch
@@ -265,7 +269,7 @@ def write_whole(path: Path, mine: Identity, batches: Iterable[Batch], recovered_
             for batch in batches:
                 _write(db, batch)
             db.execute("COMMIT")
-    except BaseException:
+    except BaseException:  # whatever it is, what was opened is closed, and it is raised on
         _discard(path)
         raise
 
@@ -310,7 +314,7 @@ def connected(path: Path) -> sqlite3.Connection:
     try:
         for pragma in ("synchronous = FULL", "foreign_keys = ON", f"journal_size_limit = {_LOG_BYTES_MAX}"):
             db.execute(f"PRAGMA {pragma}")
-    except BaseException:
+    except BaseException:  # whatever it is, what was opened is closed, and it is raised on
         db.close()
         raise
     return db
