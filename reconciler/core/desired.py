@@ -64,6 +64,7 @@ class Resources:
     licenses: str = ""
     nodes: int = 1
     ntasks: int = 1
+    scheduler_args: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

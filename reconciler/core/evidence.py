@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from reconciler.core.desired import RETRYABLE, Cause, Task
 from reconciler.core.draft import LOSSES_MAX, Draft, awaits_tasks
-from reconciler.core.names import JobName, parse_job_name
+from reconciler.core.names import JobName, job_name, parse_job_name
 from reconciler.core.observed import Answer, BackendView, Generated, JobFact, JobState, News, Receipt
 from reconciler.core.record import FINAL, LIVE, Aim, TaskRecord, TaskState
 
@@ -234,7 +234,8 @@ def _believe_absent(draft: Draft, task_id: str, record: TaskRecord, view: Backen
         else:
             fail(draft, task_id, record._replace(ended_at=draft.now), Cause.LOST, "it started, vanished, and left no exit record")
     elif record.state is not TaskState.CANCELLING:
-        forgotten = view.scheduler_started_at is not None and 0.0 < record.acknowledged_at < view.scheduler_started_at
+        restarted = view.scheduler_started_at is not None and 0.0 < record.acknowledged_at < view.scheduler_started_at
+        forgotten = restarted or job_name(draft.run.id, task_id, record.attempt) in view.forgotten
         if not record.acknowledged_at:
             aim, reason = Aim.AGAIN, "the submission got no answer and no job was seen; revoking it before it is sent again"
         elif forgotten:

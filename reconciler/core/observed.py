@@ -46,6 +46,15 @@ class JobFact:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What an ended job used, as the scheduler's accounting says. None: it does not say."""
+
+    elapsed_s: float | None = None
+    cpu_s: float | None = None
+    memory_max_mb: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """What one look at one backend showed. `began_at` is when the question was asked, not when it was answered.
 
@@ -54,7 +63,10 @@ class Snapshot:
     `complete`: a name that was expected and is not in `facts` was absent when the look began.
     `unexpected`: names of this instance that nobody expected (a twin, a job of an older ledger).
     `room`: how many more jobs the backend says it would take now; None when it has no opinion.
-    `scheduler_started_at`: when the scheduler last (re)started, None when unknown or meaningless.
+    `scheduler_started_at`: when the scheduler last (re)started, None when unknown or meaningless. `forgotten`: names whose job id is
+    another job's by now: a restarted scheduler provably forgot them. `again_s`: look again after this many seconds, None when the
+    backend has no opinion. `usage`: of ended jobs, told once, some time after their end. `about`: what a person should know of the
+    backend (calls an hour, versions, sizes), as plain values by their names in the status file.
     """
 
     backend: str
@@ -64,6 +76,10 @@ class Snapshot:
     unexpected: tuple[str, ...] = ()
     room: int | None = None
     scheduler_started_at: float | None = None
+    forgotten: frozenset[str] = frozenset()
+    again_s: float | None = None
+    usage: Mapping[str, Usage] = field(default_factory=dict)
+    about: Mapping[str, str | int | float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +137,7 @@ class BackendView:
     accepts: bool = True  # False: draining or suspended, nothing new is submitted
     scheduler_started_at: float | None = None
     strays: tuple[str, ...] = ()  # jobs of ours there that nobody expects
+    forgotten: frozenset[str] = frozenset()  # jobs that the scheduler provably forgot (Snapshot)
     later: str = ""  # a change of its document that cannot count yet, in words
 
 
