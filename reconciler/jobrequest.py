@@ -26,6 +26,7 @@ def job_request(run: Run, task: Task, attempt: int, login_shell: bool) -> JobReq
         error_file=task.error_file,
         image=task.image,
         login_shell=login_shell,
+        requeue=task.requeue,
     )
 
 

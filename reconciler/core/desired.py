@@ -50,7 +50,11 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a task asks of a scheduler. "" and () mean: not asked, the scheduler's own default holds."""
+    """What a task asks of a scheduler. "", () and no `nodes` (0) mean: not asked, the scheduler's own default holds.
+
+    `cpus` are for each of `ntasks` processes; `memory_mb` is that of one machine. `scheduler_args` are options of the submit command as
+    written, `--name` or `--name=value`, whose names the backend allows.
+    """
 
     cpus: int = 1
     memory_mb: int = 4096
@@ -62,7 +66,7 @@ class Resources:
     constraint: str = ""
     reservation: str = ""
     licenses: str = ""
-    nodes: int = 1
+    nodes: int = 0
     ntasks: int = 1
     scheduler_args: tuple[str, ...] = ()
 
@@ -87,6 +91,7 @@ class Task:
     when: When = When.SUCCESS
     allow_failure: bool = False
     retry: Retry = field(default_factory=Retry)
+    requeue: bool = False  # the scheduler may start it again by itself after a failure of its machine or a preemption
 
 
 class Concurrency(StrEnum):

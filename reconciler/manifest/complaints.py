@@ -97,6 +97,9 @@ def _spoken(model: type[BaseModel], path: tuple[str | int, ...], kind: str, erro
     if kind == "missing":
         return f"{name} is missing", f"add {shown(path[-1])}: …"
     if kind == "extra_forbidden":
+        said, cure = _refused_key(model, path)
+        if said:
+            return f"{name} {said}", cure
         return f"{name}: unknown key {shown(path[-1])}", nearest(str(path[-1]), known_names(model, path[:-1]))
     if kind in {"enum", "literal_error"}:
         return _no_such_choice(name, path, error["input"], str(context.get("expected", "")))
@@ -123,13 +126,26 @@ def _no_such_choice(name: str, path: tuple[str | int, ...], value: object, expec
     return f"{name} is one of {', '.join(choices)}{given}", "" if near.startswith("known") else near
 
 
+def _refused_key(model: type[BaseModel], path: Sequence[str | int]) -> tuple[str, str]:
+    """(message, cure) for a key that people expect and that we refuse on purpose; ("", "") for any other."""
+    for found in _models_at(model, path[:-1]):
+        refused: Mapping[str, tuple[str, str]] = getattr(found, "refused", {})
+        if path[-1] in refused:
+            return refused[str(path[-1])]
+    return "", ""
+
+
 def known_names(model: type[BaseModel], path: Sequence[str | int]) -> tuple[str, ...]:
     """The keys that the models know at `path`, as written in manifests; () when anything may stand there."""
+    return tuple(name for found in _models_at(model, path) for name in written_names(found))
+
+
+def _models_at(model: type[BaseModel], path: Sequence[str | int]) -> list[type[BaseModel]]:
+    """The models that the value at `path` can be of."""
     places: list[Any] = [model]
     for step in path:
         places = [inner for place in places for inner in _step(place, step)]
-    models = [place for place in places if isinstance(place, type) and issubclass(place, BaseModel)]
-    return tuple(name for found in models for name in written_names(found))
+    return [place for place in places if isinstance(place, type) and issubclass(place, BaseModel)]
 
 
 def written_names(model: type[BaseModel]) -> tuple[str, ...]:

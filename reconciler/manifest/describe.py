@@ -17,6 +17,7 @@ from reconciler.manifest import schema
 from reconciler.manifest.complaints import members
 from reconciler.manifest.introduction import INTRODUCTION
 from reconciler.manifest.schema import KINDS, NOT_SUPPORTED_YET, TaskList, digest_mark
+from reconciler.manifest.schema_backend import SUPPORTED_TYPES, Only
 
 _TABLE_HEAD = "| field | what | default | digest | meaning |\n|---|---|---|---|---|"
 _UNITS_S = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
@@ -71,13 +72,15 @@ def _table(model: type[BaseModel], definition: Mapping[str, Any], definitions: M
         written = _spellings(name, field)[0]
         described = definition["properties"][written]
         later = f"*{NOT_SUPPORTED_YET[0].upper()}{NOT_SUPPORTED_YET[1:]}.* " if not_yet(name, field) else ""
+        types = _types_of(field)
+        theirs = f"*Type {', '.join(types)}.* " if types and not later else ""
         mark = digest_mark(model, name)
         cells = (
             f"`{written}`",
             _type(described, definitions),
             "required" if field.is_required() else _default(field, described),
             mark.value if mark else "",
-            later + (field.description or ""),
+            later + theirs + (field.description or ""),
         )
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     return "\n".join(lines) + "\n"
@@ -93,6 +96,12 @@ def not_yet(name: str, field: FieldInfo) -> bool:
     """Whether giving the field `name` a value is refused as not supported yet. Asked of its own validators, for a local backend."""
     context = types.SimpleNamespace(field_name=name, data={"type": "local"})
     return any(_refuses(mark, *arguments) for mark in field.metadata for arguments in (("x", context), ("x",)))
+
+
+def _types_of(field: FieldInfo) -> tuple[str, ...]:
+    """The types of backends that a field belongs to, of those that there are; () when to all."""
+    only = [mark.func for mark in field.metadata if isinstance(mark, BeforeValidator) and isinstance(mark.func, Only)]
+    return tuple(each for each in only[0].types if each in SUPPORTED_TYPES) if only else ()
 
 
 def _refuses(mark: object, *arguments: object) -> bool:

@@ -66,7 +66,7 @@ class SourceSpec:
 
 @dataclass(frozen=True, slots=True)
 class DeclaredBackend(BackendSpec):
-    """A BackendSpec with its document's environment rules. `options` holds `login_shell` (bool) and `spool` (path, "": the default)."""
+    """A BackendSpec with its document's environment rules. What `options` holds is said in options.py."""
 
     layer: Layer = field(default_factory=lambda: Layer("backend"))
 

@@ -19,6 +19,7 @@ from reconciler.manifest import schema
 from reconciler.manifest.canonical import canonical
 from reconciler.manifest.environment import DeclaredRevision, Surroundings, environment_faults, layer_of, task_rules
 from reconciler.manifest.load import Document
+from reconciler.manifest.options import options_of
 from reconciler.manifest.origin import LOCAL, Choice, DeclaredBackend, Origin, SourceSpec, beside, is_below, suspension
 from reconciler.manifest.tasks import is_homeless, tasks_of
 
@@ -26,6 +27,8 @@ from reconciler.manifest.tasks import is_homeless, tasks_of
 BlobIds = Callable[[Sequence[str]], Mapping[str, str]]
 _Value = TypeVar("_Value")
 DEFAULT_BRANCH = "main"
+#: Jobs at a time on a cluster whose document does not say: one array of Slurm's default MaxArraySize (1001), a tenth of its MaxJobCount.
+CLUSTER_JOBS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +101,19 @@ def resolve_backend(document: Document, origin: Origin, cpus: int) -> Resolution
     """A Backend document. `cpus` is how many processors this machine has: the default of `max_concurrent`."""
     assert isinstance(document.model, schema.Backend)
     spec, name = document.model.spec, document.name
-    try:
-        spool = beside(spec.spool, origin.root, document.place.file)
-    except ValueError as error:
-        return Resolution(None, (document.problem(("spec", "spool"), str(error)),))
+    options, problems = options_of(document, origin)
+    if problems:
+        return Resolution(None, problems)
     return Resolution(
         DeclaredBackend(
             name=name,
             type=spec.type,
             place=origin.place(document.place),
-            max_concurrent=spec.max_concurrent or cpus,
+            max_concurrent=spec.max_concurrent or (cpus if spec.type == LOCAL else CLUSTER_JOBS),
             absence_grace_s=spec.absence_grace,
             draining=spec.state == "draining",
             suspend=suspension(spec.suspend),
-            options={"login_shell": spec.login_shell, "spool": spool},
+            options=options,
             layer=layer_of(f"backend:{name}", spec.env, spec.env_groups),
         )
     )

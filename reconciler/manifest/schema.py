@@ -17,6 +17,8 @@ from pydantic import BaseModel
 
 from reconciler.manifest.schema_backend import Backend as Backend
 from reconciler.manifest.schema_backend import BackendSpec as BackendSpec
+from reconciler.manifest.schema_backend import PollSpec as PollSpec
+from reconciler.manifest.schema_backend import SshSpec as SshSpec
 from reconciler.manifest.schema_base import API_VERSION as API_VERSION
 from reconciler.manifest.schema_base import NOT_SUPPORTED_YET as NOT_SUPPORTED_YET
 from reconciler.manifest.schema_base import Digest as Digest

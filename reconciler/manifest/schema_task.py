@@ -5,9 +5,10 @@ Names, defaults and meanings of ScriptHut, so that a task pasted from one of its
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, field_validator, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, field_validator, model_validator
 
 from reconciler.core.desired import RETRYABLE, Cause, When
 from reconciler.manifest.schema_base import (
@@ -27,6 +28,7 @@ from reconciler.manifest.schema_base import (
     Number,
     ObjectName,
     PathText,
+    Switch,
     TaskId,
     TimeLimitS,
     Value,
@@ -36,6 +38,14 @@ from reconciler.manifest.schema_env import EnvGroups, EnvRules
 
 #: More tries than this are a loop, not a retry.
 RETRIES_MAX = 100
+#: So that one workflow can be tried at home and sent to a cluster.
+_LOCAL_IS_BLIND = "A local backend has none and does not look at it."
+
+
+def _option(text: str) -> str:
+    if not re.fullmatch(r"--[a-z][a-z0-9-]*(?:=.*)?|-[A-Za-z]", text):
+        raise ValueError("write one option as one text: --exclusive, --mail-type=END")
+    return text
 
 
 class EscalateSpec(Model):
@@ -89,7 +99,7 @@ class TaskSpec(Model):
         default=None, description="The Backend for this task. Left out: the workflow's."
     )
     partition: Annotated[Line, IN_DIGEST] = Field(
-        default="", description="Partition or queue. A local backend has none and does not look at it."
+        default="", description=f"Partition or queue. {_LOCAL_IS_BLIND}"
     )
     cpus: Annotated[Count, IN_DIGEST] = Field(default=1, description="Processor cores.")
     memory: Annotated[MemoryMB, IN_DIGEST] = Field(default=4096, description="Memory: 4G, 512M; a number alone is mebibytes. Default 4G.")
@@ -98,7 +108,7 @@ class TaskSpec(Model):
         description="The task is ended after this long: 1:00:00, 90m; a number alone is minutes, as Slurm means it. Default 1:00:00.",
     )
     gres: Annotated[Line, IN_DIGEST] = Field(
-        default="", description="Generic resources, as `gpu:2`. A local backend has none and does not look at it."
+        default="", description=f"Generic resources, as `gpu:2`. {_LOCAL_IS_BLIND}"
     )
     image: Annotated[Line, IN_DIGEST, NOT_YET] = Field(default="", description="Container image.")
     output_file: Annotated[PathText, IN_DIGEST] = Field(
@@ -133,15 +143,31 @@ class TaskSpec(Model):
     cache_scope: Annotated[Literal["commit", "inputs"] | None, IN_DIGEST, NOT_YET] = Field(
         default=None, description="What a cached result depends on."
     )
-    nodes: Annotated[Count | None, IN_DIGEST, NOT_YET] = Field(default=None, description="Machines.")
-    ntasks: Annotated[Count | None, IN_DIGEST, NOT_YET] = Field(default=None, description="Processes, for MPI.")
-    account: Annotated[Line, IN_DIGEST, NOT_YET] = Field(default="", description="Account to charge.")
-    qos: Annotated[Line, IN_DIGEST, NOT_YET] = Field(default="", description="Quality of service.")
-    constraint: Annotated[Line, IN_DIGEST, NOT_YET] = Field(default="", description="Features that the machine must have.")
-    reservation: Annotated[Line, IN_DIGEST, NOT_YET] = Field(default="", description="Reservation to run in.")
-    licenses: Annotated[Line, IN_DIGEST, NOT_YET] = Field(default="", description="Licences to hold while it runs.")
-    scheduler_args: Annotated[tuple[Line, ...], IN_DIGEST, NOT_YET] = Field(
-        default=(), description="Further options for the scheduler, of those the Backend allows."
+    nodes: Annotated[Count | None, IN_DIGEST] = Field(
+        default=None,
+        description="Machines to spread over. Left out: as the scheduler sees fit. A local backend has one; the command starts once.",
+    )
+    ntasks: Annotated[Count, IN_DIGEST] = Field(
+        default=1,
+        description="Processes, each with `cpus`, for the MPI launcher in the command (srun, mpirun). `memory` is that of one machine. "
+        "A local backend starts the command once, whatever is written here.",
+    )
+    account: Annotated[Line, IN_DIGEST] = Field(default="", description=f"Account to charge. Left out: the Backend's. {_LOCAL_IS_BLIND}")
+    qos: Annotated[Line, IN_DIGEST] = Field(default="", description=f"Quality of service. {_LOCAL_IS_BLIND}")
+    constraint: Annotated[Line, IN_DIGEST] = Field(default="", description=f"Features that the machine must have. {_LOCAL_IS_BLIND}")
+    reservation: Annotated[Line, IN_DIGEST] = Field(default="", description=f"Reservation to run in. {_LOCAL_IS_BLIND}")
+    licenses: Annotated[Line, IN_DIGEST] = Field(default="", description=f"Licences to hold while it runs. {_LOCAL_IS_BLIND}")
+    scheduler_args: Annotated[tuple[Annotated[Line, AfterValidator(_option)], ...], IN_DIGEST] = Field(
+        default=(),
+        description="Further options for the submit command, `--name` or `--name=value` each, of those that the Backend's `scheduler_args` "
+        f"names. {_LOCAL_IS_BLIND}",
+    )
+    # out: like `retry`, it says what happens after a failure of the machine, not what is computed
+    requeue: Annotated[Switch, OUT_OF_DIGEST] = Field(
+        default=False,
+        description="Let the scheduler start it again by itself, from the beginning, after a failure of its machine or when a job of "
+        "higher priority took its place. A machine that only seemed dead can then leave the old process running beside the new one. "
+        "A local backend does not look at it.",
     )
     matrix: Annotated[dict[Variable, tuple[Value, ...]], IN_DIGEST, NOT_YET] = Field(
         default={}, description="One task for each combination of these values."

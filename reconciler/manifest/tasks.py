@@ -40,11 +40,30 @@ def _task(spec: TaskSpec, needs: tuple[str, ...], base: str) -> Task:
         needs=needs,
         backend=spec.backend or "",
         working_dir=folder_of(spec.working_dir, base),
-        resources=Resources(spec.cpus, spec.memory, spec.time_limit, spec.partition, spec.gres),
+        resources=_resources(spec),
         output_file=spec.output_file,
         error_file=spec.error_file,
         generates_source=spec.generates_source,
         when=spec.when,
         allow_failure=spec.allow_failure,
         retry=Retry(spec.retry.limit, frozenset(spec.retry.on), spec.retry.backoff),
+        requeue=spec.requeue,
+    )
+
+
+def _resources(spec: TaskSpec) -> Resources:
+    return Resources(
+        cpus=spec.cpus,
+        memory_mb=spec.memory,
+        time_limit_s=spec.time_limit,
+        partition=spec.partition,
+        gres=spec.gres,
+        account=spec.account,
+        qos=spec.qos,
+        constraint=spec.constraint,
+        reservation=spec.reservation,
+        licenses=spec.licenses,
+        nodes=spec.nodes or 0,
+        ntasks=spec.ntasks,
+        scheduler_args=spec.scheduler_args,
     )

@@ -101,14 +101,6 @@ def test_unknown_keys_are_errors(model: type[BaseModel]) -> None:
         ("outputs", ["a"]),
         ("cache", True),
         ("cache_scope", "commit"),
-        ("nodes", 1),
-        ("ntasks", 2),
-        ("account", "x"),
-        ("qos", "x"),
-        ("constraint", "x"),
-        ("reservation", "x"),
-        ("licenses", "x"),
-        ("scheduler_args", ["-x"]),
         ("matrix", {"A": ["1"]}),
         ("retry.escalate", {"memory": 2}),
     ],
@@ -157,7 +149,7 @@ def test_rules_that_come_later(rule: dict[str, object]) -> None:
     assert [message for message in task(env=[rule]).values() if "not supported yet" in message]
 
 
-@pytest.mark.parametrize("kind", ["slurm", "pbs", "batch", "ec2", "workstation"])
+@pytest.mark.parametrize("kind", ["pbs", "batch", "ec2", "workstation"])
 def test_backends_that_come_later(kind: str) -> None:
     """A backend of another type is refused at `type`, also when it has its type's own fields."""
     said = complaints(schema.BackendSpec, {"type": kind, "ssh": {"host": "hpc"}, "queue": "long", "aws": {"region": "x"}})
@@ -165,12 +157,165 @@ def test_backends_that_come_later(kind: str) -> None:
     assert said[("type",)].startswith(f"Value error, type {kind} is not supported yet")
 
 
-@pytest.mark.parametrize(("field", "value"), [("ssh", {"host": "h"}), ("queue", "q"), ("aws", {}), ("ami", "x"), ("clone_dir", "~/x")])
-def test_a_local_backend_has_no_fields_of_others(field: str, value: object) -> None:
-    """A field of another type does nothing on a local backend, and is refused."""
-    said = complaints(schema.BackendSpec, {"type": "local", field: value})
+LOCAL: dict[str, Any] = {"type": "local"}
+SLURM: dict[str, Any] = {"type": "slurm", "host": "local"}
+
+
+@pytest.mark.parametrize(
+    ("backend", "field", "value"),
+    [
+        *((backend, field, value) for backend in (LOCAL, SLURM) for field, value in (("queue", "q"), ("aws", {}), ("ami", "x"))),
+        *((backend, "token_file", "~/x") for backend in (LOCAL, SLURM)),
+        (SLURM, "clone_dir", "~/x"),
+    ],
+)
+def test_a_backend_has_no_fields_of_types_that_come_later(backend: dict[str, Any], field: str, value: object) -> None:
+    """A field of a type that comes later does nothing on any backend there is, and is refused."""
+    said = complaints(schema.BackendSpec, {**backend, field: value})
     assert list(said) == [(field,)]
     assert said[(field,)].endswith("not supported yet")
+
+
+SLURM_ONLY: Mapping[str, object] = {
+    "host": "local",
+    "ssh": {"host": "h"},
+    "account": "x",
+    "partition_map": {"normal": "batch"},
+    "default_partition": "x",
+    "scheduler_args": ["--exclusive"],
+    "array": "never",
+    "poll": {"min": "5s"},
+    "clone_dir": "~/x",
+}
+
+
+@pytest.mark.parametrize("field", SLURM_ONLY)
+def test_a_local_backend_has_no_fields_of_a_cluster(field: str) -> None:
+    """A field of a cluster is refused on a local backend, and the message names the type that has it."""
+    said = complaints(schema.BackendSpec, {"type": "local", field: SLURM_ONLY[field]})
+    assert said == {(field,): f"Value error, {field} belongs to type slurm, and this backend is of type local"}
+
+
+@pytest.mark.parametrize("field", [field for field in SLURM_ONLY if field not in {"host", "ssh", "clone_dir"}])
+@pytest.mark.parametrize("way", [{"host": "local"}, {"ssh": {"host": "h"}}])
+def test_a_slurm_backend_has_its_fields(way: dict[str, object], field: str) -> None:
+    """Every field of a cluster is taken on a slurm backend, whichever way that is reached."""
+    assert complaints(schema.BackendSpec, {"type": "slurm", **way, field: SLURM_ONLY[field]}) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "a backend of type slurm needs one of these: `ssh: {host: …}`, or `host: local` when the daemon is on the login node itself"),
+        ({"host": "local", "ssh": {"host": "h"}}, "host and ssh are both given: keep one of them: `ssh: "),
+        ({"host": None, "ssh": None}, "a backend of type slurm needs one of these"),
+    ],
+)
+def test_a_cluster_is_reached_in_one_way(given: dict[str, object], said: str) -> None:
+    """Slurm is reached over ssh or from its login node itself; neither and both are errors that say what to write."""
+    assert complaints(schema.BackendSpec, {"type": "slurm", **given})[()].startswith(f"Value error, {said}")
+
+
+def test_another_host_is_reached_over_ssh() -> None:
+    """`host` takes one word; who writes a machine's name there is told where it belongs."""
+    said = complaints(schema.BackendSpec, {"type": "slurm", "host": "login.example.org"})
+    assert said[("host",)].endswith("write another machine as ssh: {host: …}")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("host", host) for host in ("login", "login.example.org", "10.0.0.1", "::1", "fe80::1%eth0", "my_alias")),
+        *(("user", user) for user in ("", "jo", "jo.doe", "jo@example.org", "DOM\\jo", "svc$")),
+        *(("port", port) for port in (None, 1, 65535)),
+        *(("jump", jump) for jump in ("", "gate", "jo@gate:2222", "a,b@c", "jo@[::1]:22")),
+        *(("known_hosts", path) for path in ("", "accept-new", "known_hosts", "~/.ssh/known_hosts", "/etc/ssh/known")),
+        *((field, "keys/id") for field in ("key_path", "cert_path", "config")),
+    ],
+)
+def test_ssh_as_people_write_it(field: str, value: object) -> None:
+    """Hosts, users, ports, jumps and files in the forms of ssh itself are taken."""
+    assert complaints(schema.SshSpec, {"host": "h", field: value}) == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("host", host) for host in ("", "-oProxyCommand=x", "jo@login", "a b", "a;b", "h:22", "a\nb")),
+        *(("user", user) for user in ("-l", "a b", "$(id)", "a;b")),
+        *(("port", port) for port in (0, 65536, "22", True)),
+        *(("jump", jump) for jump in ("-x", "a b", "a,,b", "a;b", "a,")),
+        ("key_path", "a\nb"),
+    ],
+)
+def test_ssh_that_cannot_be(field: str, value: object) -> None:
+    """What ssh would take for an option, a command or nothing at all is refused at its place."""
+    assert {place[0] for place in complaints(schema.SshSpec, {"host": "h", field: value})} == {field}
+
+
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ({"min": "0.4s"}, ("min",)),
+        ({"min": "30s", "max": "20s"}, ()),
+        ({"max": "1s"}, ()),
+        ({"max": 5}, ("max",)),
+        ({"min": "500ms", "max": "0.5s"}, None),
+        ({"max": "1h"}, None),
+    ],
+)
+def test_the_bounds_of_polling(given: dict[str, object], place: tuple[str, ...] | None) -> None:
+    """The interval has a floor of at least half a second, and a ceiling not below it."""
+    assert list(complaints(schema.PollSpec, given)) == ([] if place is None else [place])
+
+
+@pytest.mark.parametrize("name", ["--mail-type=END", "exclusive", "--a b", "-", "--", "", "-xy"])
+def test_allowed_options_are_names(name: str) -> None:
+    """A Backend allows options by name alone."""
+    assert list(complaints(schema.BackendSpec, {**SLURM, "scheduler_args": ["--exclusive", name]})) == [("scheduler_args", 1)]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("nodes", 1),
+        ("ntasks", 2),
+        ("account", "x"),
+        ("qos", "x"),
+        ("constraint", "intel&gpu"),
+        ("reservation", "x"),
+        ("licenses", "x:2,y"),
+        ("scheduler_args", ["--exclusive", "--mail-type=END", "-x"]),
+        ("requeue", True),
+    ],
+)
+def test_what_a_task_may_ask_of_a_scheduler(field: str, value: object) -> None:
+    """Fields for schedulers are taken in a task, whatever its backend."""
+    assert task(**{field: value}) == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("nodes", 0),
+        ("nodes", 1.5),
+        ("ntasks", True),
+        ("ntasks", -1),
+        ("account", 5),
+        ("qos", "a\nb"),
+        ("requeue", "yes"),
+        ("requeue", 1),
+    ],
+)
+def test_what_no_scheduler_takes(field: str, value: object) -> None:
+    """Counts are whole and at least 1, texts one line, switches true or false."""
+    assert list(task(**{field: value})) == [(field,)]
+
+
+@pytest.mark.parametrize("option", ["exclusive", "--exclusive now", "--a;b", "", "-xy", "--A", "--export=a\nb"])
+def test_options_are_one_text_each(option: str) -> None:
+    """An option for the scheduler is one text with its value behind `=`: nothing that could be two, or none."""
+    assert list(task(scheduler_args=[option])) == [("scheduler_args", 0)]
 
 
 def test_what_says_nothing_is_left_out() -> None:
