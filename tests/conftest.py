@@ -1,7 +1,7 @@
-"""What every test shares: a git that reads no configuration of the machine, and the rule for real programs. Nothing else.
+"""What every test shares: a git that reads no configuration of the machine, the rule for real programs, and the real clusters.
 
 A test that needs a real program says so: `@pytest.mark.real("sshd")`. Without the program it is skipped, and the summary names
-it; with RECONCILER_REQUIRE_REAL=1 (CI) it fails instead.
+it; with RECONCILER_REQUIRE_REAL=1 (CI) it fails instead. "slurm" and "slurm-accounting" are there when tests/run brought them up.
 """
 
 from __future__ import annotations
@@ -11,6 +11,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+
+from tests.clusters.cluster import VARIABLES
+from tests.clusters.fixtures import shared_folder as shared_folder
+from tests.clusters.fixtures import slurm as slurm
+from tests.clusters.fixtures import slurm_accounting as slurm_accounting
+from tests.clusters.fixtures import slurm_accounting_alone as slurm_accounting_alone
+from tests.clusters.fixtures import slurm_alone as slurm_alone
 
 _MISSING = "not on this machine: "
 
@@ -28,9 +35,15 @@ _SEARCH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 
 def missing_programs(item: pytest.Item) -> list[str]:
-    """The programs that the test's `real` marks name and this machine does not have."""
+    """The programs and clusters that the test's `real` marks name and this machine does not have."""
     names = [name for mark in item.iter_markers("real") for name in mark.args]
-    return [name for name in names if shutil.which(name, path=_SEARCH) is None]
+    return [name for name in names if not _is_here(name)]
+
+
+def _is_here(name: str) -> bool:
+    if name in VARIABLES:
+        return bool(os.environ.get(VARIABLES[name]))
+    return shutil.which(name, path=_SEARCH) is not None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
