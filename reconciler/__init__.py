@@ -1,7 +1,8 @@
 """ScriptHut reconciler: runs what is committed, exactly once, and says so. The map of the package (checked by the tests):
 
     cli/             one small module per verb group; parses, calls, prints; decides nothing
-    daemon.py        composition root: settings -> objects, signals, sd_notify; the only module that names concrete classes
+    daemon.py        composition root: settings -> objects, signals, sd_notify. Beside it places.py, which makes sources and backends (with
+                     it the only module that names concrete classes), and consult.py (what verbs ask without a daemon)
     controller.py    the loop: look -> plan -> save -> act; the only caller of core.plan. Its parts:
                      intake.py (what the sources say), outlook.py (what one backend says), fleet.py (the live runs), fresh.py (what is new),
                      workshop.py (tasks made ready), jobrequest.py (a task as a job), saving.py (a cycle as one batch),
@@ -20,10 +21,11 @@
     core/            PURE: desired, observed, record, actions, names, graph, env, trigger, room, cost, plan, summary
     manifest/        text -> core.desired: schema (pydantic, as written), load (file:line:column errors), resolve (pure)
     sources/         base, git (pygit2, object store, no checkout), folder (watchfiles)
+    hosts/           a machine that a program can be run on: base, local, ssh (asyncssh)
     backends/        base (the two interfaces and what a backend owes), script (the job script, pure), local
 
-Layers, nothing imports upwards: errors, clock, printable, regular, mounts, log -> core -> yamlfile, manifest -> config -> sources,
-backends, ledger, status -> controller -> daemon -> cli.
+Layers, nothing imports upwards: errors, clock, printable, regular, mounts, log -> core -> yamlfile, manifest, hosts -> config -> sources,
+backends, ledger, status -> controller -> places, consult, daemon -> cli.
 """
 
 __version__ = "0.1.0"

@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 LOOK_TIMEOUT_S = 60.0
 #: After a look that failed: 1, 2, 4 … seconds, up to this. A minute is what an outage may cost after it has ended.
 BACKOFF_S_MAX = 60.0
+#: A stop ends within 5 s, whatever a backend does. A connection needs a round trip to be closed.
+RELEASE_TIMEOUT_S = 2.0
 #: Options of a Backend document that say where its jobs' records are. While jobs live there, they cannot change.
 PLACE_OPTIONS = ("spool",)
 #: After a submission was accepted: how long until that is saved, unless something else is, and until it is looked whether it runs.
@@ -58,11 +60,11 @@ class Outlook:
         backend: Backend,
         poll_interval_s: float,
         wake: Callable[[], None],
-        take: Callable[[], None] | None = None,
-        release: Callable[[], None] | None = None,
+        take: Callable[[], Awaitable[None]] | None = None,
+        release: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`take` makes the far side ours, on a thread, before the first look; it may raise what a look raises, and StateLost. `release`
-        frees what the backend holds here, at the end."""
+        """`take` makes the far side ours, before the first look; it may raise what a look raises, and StateLost. `release` frees what the
+        backend holds here, at the end."""
         self._release = release
         self._take = take
         self.lost: StateLost | None = None  # found while taking it: the daemon must stop
@@ -106,7 +108,13 @@ class Outlook:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._release is not None:
-            self._release()
+            try:
+                async with asyncio.timeout(RELEASE_TIMEOUT_S):
+                    await self._release()
+            except TimeoutError:
+                return  # a connection that cannot even be closed ends with the process
+            except Exception:  # one backend's bug must not keep the daemon from ending
+                log.exception(EventName.OBJECT_FAILED, kind="Backend", name=self.spec.name, verb="close")
 
     def look_soon(self) -> None:
         """Look now: something is known to have changed."""
@@ -248,7 +256,7 @@ class Outlook:
         try:
             async with asyncio.timeout(LOOK_TIMEOUT_S):
                 if self._take is not None:
-                    await asyncio.to_thread(self._take)
+                    await self._take()
                     self._take = None
                 snapshot = await self.backend.look(asked)
         except StateLost as error:

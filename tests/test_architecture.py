@@ -32,7 +32,7 @@ LAYERS = {
     "standing": 5, "objectrow": 5, "aside": 5, "housekeeping": 5,
     "controller": 5, "outlook": 5, "fleet": 5, "fresh": 5, "jobrequest": 5, "intake": 5, "report": 5, "saving": 5, "workshop": 5,
     "web": 5, "agent": 5,
-    "daemon": 6, "cli": 7, "__main__": 8, "__init__": 0,
+    "places": 6, "consult": 6, "daemon": 6, "cli": 7, "__main__": 8, "__init__": 0,
 }  # fmt: skip
 PURE_STDLIB = {
     "__future__", "bisect", "collections", "dataclasses", "difflib", "enum", "fnmatch", "functools", "hashlib", "heapq", "itertools",
@@ -64,6 +64,8 @@ LOOP = {
     "aside", "controller", "outlook", "fleet", "fresh", "housekeeping", "jobrequest", "intake", "objectrow", "report", "saving", "standing",
     "workshop",
 }  # fmt: skip
+#: The composition root: what names concrete classes.
+ROOT = {"daemon", "places"}
 APART = {"sources", "backends", "web"}
 FORBIDDEN_WORDS = {"manager", "handler", "helper", "helpers", "util", "utils", "service", "engine", "processor", "common", "misc"}
 FORBIDDEN_VERBS = ("process_", "handle_", "manage_", "do_")
@@ -200,14 +202,14 @@ def _implements(module: Module, node: ast.ClassDef) -> bool:
 
 
 def seams(package: list[Module]) -> list[str]:
-    """Only daemon.py names a concrete class; backends, sources and web stay apart; the controller sees the two base modules."""
+    """Only the composition root names a concrete class; backends, sources and web stay apart; the controller sees the base modules."""
     classes = concrete(package)
     found = []
     for module in package:
         for name in module.own_imports:
             top = name.split(".")[0]
-            if name in classes and module.top != "daemon":
-                found.append(f"{module.name} names the concrete {name}; daemon.compose hands it out")
+            if name in classes and module.top not in ROOT:
+                found.append(f"{module.name} names the concrete {name}; places.py hands it out")
             if module.top in APART and top in (APART | LOOP) - {module.top}:
                 found.append(f"{module.name} imports {name}, from which it stays apart")
             if module.top in LOOP and top in {"backends", "sources"} and name not in {"backends.base", "sources.base"}:

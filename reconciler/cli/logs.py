@@ -61,7 +61,7 @@ def logs(
     """
     if follow and as_json:
         raise click.UsageError("--follow prints as it comes; leave --json out")
-    from reconciler.daemon import inspector_of
+    from reconciler.consult import stations
 
     quiet_logs()
 
@@ -70,11 +70,17 @@ def logs(
         task_id = find_task(stored, task)
         one = next(each for each in stored.run.tasks if each.id == task_id)
         wanted = _Wanted(stored.run.id, one, (one.error_file or "err") if err else (one.output_file or "out"))
-        read = inspector_of(trusted.settings, stored.run.backend_of(one)).read
         number = attempt or stored.records[task_id].attempt
-        if follow:
-            return asyncio.run(_follow(reader, read, wanted, number, tail))
-        return asyncio.run(_once(read, wanted, number, tail, as_json))
+
+        async def show() -> int:
+            backend = stored.run.backend_of(one)
+            async with stations(trusted.settings, backend) as found:  # one connection for everything that is read
+                read = found[backend].works.read
+                if follow:
+                    return await _follow(reader, read, wanted, number, tail)
+                return await _once(read, wanted, number, tail, as_json)
+
+        return asyncio.run(show())
 
 
 async def _once(read: Read, wanted: _Wanted, attempt: int, tail: int | None, as_json: bool) -> int:

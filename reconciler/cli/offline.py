@@ -23,7 +23,7 @@ def validate(as_json: bool, trusted: Trusted) -> int:
 
     Git sources are not asked; `reconciler plan` does. Exit codes: 0 no problem, 1 some.
     """
-    from reconciler.daemon import survey
+    from reconciler.consult import survey
 
     quiet_logs()
     try:

@@ -24,7 +24,7 @@ def recover(replace: bool, as_json: bool, trusted: Trusted) -> int:
     Says for each run what it will not run again. Nothing starts by itself afterwards: each workflow waits for `approve`. The old file is
     kept under another name. Exit codes: 0 rebuilt, 1 nothing to recover from, the ledger is well, or a daemon runs; 2 unusable Settings.
     """
-    from reconciler.daemon import rebuild
+    from reconciler.consult import rebuild
 
     quiet_logs()
     _check(trusted, replace)
@@ -37,9 +37,7 @@ def recover(replace: bool, as_json: bool, trusted: Trusted) -> int:
 
 
 def _check(trusted: Trusted, replace: bool) -> None:
-    """Raise when there is nothing to rebuild from, or nothing that needs it."""
-    from reconciler.ledger.recovery import find_status_traces
-
+    """Raise when nothing needs it."""
     settings = trusted.settings
     try:
         with trusted.reader() as reader:
@@ -48,9 +46,6 @@ def _check(trusted: Trusted, replace: bool) -> None:
         return
     if identity is not None and not identity.fresh and not replace:
         raise ReconcilerError(f"there is a ledger in {settings.state_dir}; if it is an old copy or damaged, write --replace")
-    if identity is None and not settings.spool.exists() and not find_status_traces(settings.status_dir, settings.instance):
-        where = f"no spool in {settings.state_dir}, no status file of a run in {settings.status_dir}"
-        raise ReconcilerError(f"there is nothing to recover from: {where}")
 
 
 def _print(report: Report) -> None:

@@ -11,8 +11,8 @@ from reconciler.cli.output import complain, print_json, say
 from reconciler.errors import ReconcilerError
 
 if TYPE_CHECKING:
+    from reconciler.consult import Preview
     from reconciler.core.trigger import Decisions, Owed
-    from reconciler.daemon import Preview
 
 
 @click.command()
@@ -39,7 +39,7 @@ def plan(as_json: bool, trusted: Trusted) -> int:
     Exit codes: 0 nothing would happen, 1 something would, 2 error (a manifest is not valid, a source could not be read, or the Settings are
     unusable).
     """
-    from reconciler.daemon import preview
+    from reconciler.consult import preview
 
     quiet_logs()
 
