@@ -563,7 +563,7 @@ class Controller:
 
     def _request(self, step: Step, action: Submit) -> JobRequest:
         login_shell = bool(self.outlooks[action.backend].spec.options.get("login_shell", False))
-        return job_request(step.run, step.record.known[action.task], step.record.tasks[action.task].attempt, login_shell)
+        return job_request(step.run, step.record.known[action.task], step.record.tasks[action.task], login_shell)
 
     async def _in_ledger(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `call` on the ledger's own thread: the loop never waits for a disk."""

@@ -6,22 +6,27 @@ What is known only now (attempt, job name, backend) joins the environment here; 
 from __future__ import annotations
 
 from reconciler.backends.base import JobRequest
+from reconciler.core.cost import asked
 from reconciler.core.desired import Run, Task
 from reconciler.core.names import job_name
+from reconciler.core.record import TaskRecord
 
 
-def job_request(run: Run, task: Task, attempt: int, login_shell: bool) -> JobRequest:
-    """What `attempt` of `task` asks of its backend."""
-    job = job_name(run.id, task.id, attempt)
+def job_request(run: Run, task: Task, record: TaskRecord, login_shell: bool) -> JobRequest:
+    """What the attempt of `task` that `record` is at asks of its backend: more than declared after an OOM or a TIMEOUT, if
+    `retry.escalate` says so."""
+    job = job_name(run.id, task.id, record.attempt)
+    resources = asked(task, record.ooms, record.timeouts)
     return JobRequest(
         job=job,
         run=run.id,
         task=task.id,
         command=task.command,
         working_dir=task.working_dir,
-        env=(*_seed(task, attempt, job), *task.env),
+        env=(*_seed(task, record.attempt, job), *task.env),
         init=task.init,
-        resources=task.resources,
+        resources=resources,
+        declared=None if resources == task.resources else task.resources,
         output_file=task.output_file,
         error_file=task.error_file,
         image=task.image,

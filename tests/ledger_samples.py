@@ -59,6 +59,8 @@ RECORDS = st.builds(
     told_at=TIMES,
     scheduler=TIMES,
     refusals=st.integers(0, 9),
+    ooms=st.integers(0, 9),
+    timeouts=st.integers(0, 9),
 )
 TASKS = st.builds(Task, id=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,8}", fullmatch=True), command=TEXT, init=TEXT, name=TEXT)
 

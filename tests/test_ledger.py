@@ -65,7 +65,21 @@ def test_each_record_field_has_its_column(ledger: Ledger) -> None:
 
 def test_an_unchanged_form_keeps_its_version() -> None:
     """Released migrations are never edited: a change of the tables is a new entry."""
-    assert VERSION == len(MIGRATIONS) == 1
+    assert VERSION == len(MIGRATIONS) == 2
+
+
+def test_an_older_ledger_is_read(ledger: Ledger, tmp_path: Path) -> None:
+    """What a ledger of version 1 holds is there in this one: no retry of its runs has asked for more yet."""
+    older = RUNNING._replace(attempt=3, failures=2)
+    ledger.save(Batch(new_runs=(NewRun(RUN, {task.id: older for task in RUN.tasks}),)))
+    ledger.close()
+    with sqlite3.connect(tmp_path / "state" / "ledger.sqlite3") as db:
+        for column in ("ooms", "timeouts"):
+            db.execute(f"ALTER TABLE tasks DROP COLUMN {column}")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    [stored] = reopened(ledger, tmp_path).live_runs()
+    assert stored.records == {task.id: older for task in RUN.tasks}
 
 
 def test_a_run_that_ended_is_not_live(ledger: Ledger) -> None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from reconciler.core.desired import Resources
-from reconciler.core.observed import Expected, Receipt, Snapshot
+from reconciler.core.observed import Expected, JobFact, Receipt, Snapshot
 
 #: The code with which a job leaves that could not take its own start. Reserved: a command that ends with it is reported as such.
 FENCED_EXIT = 121
@@ -35,6 +35,9 @@ class JobRequest:
 
     `working_dir` "" means a folder `work` in the job's own folder, where `out` and `err` are when their files are "".
     `env` is exported literally, in order; `init` is shell text that runs before `command`, in the same shell.
+    `declared` is what the task asks for as written, when `resources` ask for more because earlier attempts ran out of it; None when
+    they are the same. A backend that knows a limit (of a partition) asks for no more than that, and never for less than declared.
+    `requeue`: the scheduler may start the job again by itself, under the same name.
     """
 
     job: str
@@ -45,6 +48,7 @@ class JobRequest:
     env: tuple[tuple[str, str], ...] = ()
     init: str = ""
     resources: Resources = field(default_factory=Resources)
+    declared: Resources | None = None
     output_file: str = ""
     error_file: str = ""
     image: str = ""
@@ -115,6 +119,15 @@ class Cleaner(Protocol):
         and Unreachable, and then none counts.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What the spool holds about one job name, for `recover`. `fact` None: claimed at most, and nothing of it lives."""
+
+    job: str
+    claimed: bool
+    fact: JobFact | None
 
 
 @dataclass(frozen=True, slots=True)

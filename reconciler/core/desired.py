@@ -40,12 +40,15 @@ class When(StrEnum):
 class Retry:
     """How often, for what, and how soon a task is tried again. `limit` counts tries beyond the first.
 
-    NODE_FAIL and LOST are not in the default: the old process may still run where nobody can see it.
+    NODE_FAIL and LOST are not in the default: the old process may still run where nobody can see it. Each OOM multiplies the memory that
+    the next try asks for by `memory_factor`, each TIMEOUT the time limit by `time_factor` (core/cost.py `asked`); nothing else does.
     """
 
     limit: int = 0
     on: frozenset[Cause] = frozenset({Cause.EXIT, Cause.TIMEOUT, Cause.OOM, Cause.PREEMPTED})
     backoff_s: float = 0.0  # before the first retry; doubled for each further one, up to an hour
+    memory_factor: float = 1.0
+    time_factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from reconciler.core.cost import more_asked
 from reconciler.core.desired import RETRYABLE, Cause, Task
 from reconciler.core.draft import LOSSES_MAX, Draft, awaits_tasks
 from reconciler.core.names import JobName, job_name, parse_job_name
@@ -274,10 +275,11 @@ def fail(draft: Draft, task_id: str, record: TaskRecord, cause: Cause, reason: s
     """A job that is proven ended without success: another try, if the task's `retry` has one for this cause."""
     task = draft.known[task_id]
     failures = record.failures + 1
+    record = record._replace(ooms=record.ooms + (cause is Cause.OOM), timeouts=record.timeouts + (cause is Cause.TIMEOUT))
     if may_retry(task, cause, failures) and not draft.closed:
         wait_s = min(RETRY_BACKOFF_S_MAX, task.retry.backoff_s * 2.0 ** min(failures - 1, 30))
         overlap = "; the old process may still run where nobody can see it" if cause in (Cause.NODE_FAIL, Cause.LOST) else ""
-        why = f"{reason}; trying again ({failures} of {task.retry.limit}){overlap}"
+        why = f"{reason}; trying again ({failures} of {task.retry.limit}){more_asked(task, record)}{overlap}"
         waiting = record.to(TaskState.WAITING, draft.now, why, not_before=draft.now + wait_s, failures=failures, cause=cause)
         draft.put(task_id, _fresh(waiting))
     else:

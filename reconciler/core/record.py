@@ -73,7 +73,8 @@ class TaskRecord(NamedTuple):
     complete look *began* that did not show the job (0.0: shown, or not looked for). `not_before` holds a retry back.
     `told_at` is when the far side was last told what we want of it (Cancel, Fetch); 0.0: not in this state.
     `scheduler` is when the scheduler that acknowledged the job had started (0.0: unknown). `refusals` counts how often in a row it
-    was proven not sent, for want of room or for a trouble that passes: each waits longer than the one before.
+    was proven not sent, for want of room or for a trouble that passes: each waits longer than the one before. `ooms` and `timeouts`
+    are those of `failures` that ended at the memory or the time limit: what `retry.escalate` multiplies by.
     """
 
     state: TaskState = TaskState.WAITING
@@ -96,6 +97,8 @@ class TaskRecord(NamedTuple):
     told_at: float = 0.0
     scheduler: float = 0.0
     refusals: int = 0
+    ooms: int = 0
+    timeouts: int = 0
 
     def to(self, state: TaskState, now: float, reason: str = "", **changes: object) -> TaskRecord:
         """The record after a move to `state`. Raises IllegalMove when the table does not have that edge.
@@ -114,7 +117,9 @@ class TaskRecord(NamedTuple):
             raise IllegalMove(f"{self.state} -> submitting")
         # state, attempt, failures, losses, since, reason, cause, job_id, started, claimed_at
         sent = TaskRecord(TaskState.SUBMITTING, self.attempt, self.failures, self.losses, now, "", None, "", False, now)
-        return sent._replace(refusals=self.refusals) if self.refusals else sent
+        if self.refusals or self.failures:
+            return sent._replace(refusals=self.refusals, ooms=self.ooms, timeouts=self.timeouts)
+        return sent
 
 
 class Phase(StrEnum):

@@ -57,6 +57,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             body TEXT NOT NULL, status TEXT NOT NULL, updated_at REAL NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID""",
         "CREATE TABLE released (workflow TEXT PRIMARY KEY) WITHOUT ROWID",
     ),
+    (  # what a retry that asks for more multiplies by; no older record could
+        "ALTER TABLE tasks ADD COLUMN ooms INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE tasks ADD COLUMN timeouts INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 VERSION = len(MIGRATIONS)
 
@@ -85,16 +89,16 @@ RecordRow = tuple[str | int | float | None, ...]
 
 def record_row(record: TaskRecord) -> RecordRow:
     """The record as the columns of `tasks` from `state` on."""
-    state, attempt, failures, losses, since, reason, cause, *middle, aim, told_at, scheduler, refusals = record
-    tail = (_AIM[aim], told_at, scheduler, refusals)
+    state, attempt, failures, losses, since, reason, cause, *middle, aim, told_at, scheduler, refusals, ooms, timeouts = record
+    tail = (_AIM[aim], told_at, scheduler, refusals, ooms, timeouts)
     return (_STATE[state], attempt, failures, losses, since, clean(reason), _CAUSE[cause], *middle, *tail)  # type: ignore[arg-type]  # a plain tuple has no types by position
 
 
 def record_of(row: Sequence[Any]) -> TaskRecord:
     """The inverse of `record_row`. Raises KeyError for a word that no release of ours wrote."""
-    state, attempt, failures, losses, since, reason, cause, job_id, started, *times, aim, told_at, scheduler, refusals = row
+    state, attempt, failures, losses, since, reason, cause, job_id, started, *times, aim, told_at, scheduler, refusals, ooms, timeouts = row
     head = (_STATE_OF[state], attempt, failures, losses, since, reason, _CAUSE_OF[cause], job_id, bool(started))
-    return TaskRecord._make((*head, *times, _AIM_OF[aim], told_at, scheduler, refusals))
+    return TaskRecord._make((*head, *times, _AIM_OF[aim], told_at, scheduler, refusals, ooms, timeouts))
 
 
 def clean(text: str) -> str:

@@ -49,10 +49,14 @@ def _option(text: str) -> str:
 
 
 class EscalateSpec(Model):
-    """What each retry asks more of, as a factor."""
+    """What a retry asks more of than the try before it, when that was ended for want of it. No other failure raises anything."""
 
-    memory: Annotated[Number, OUT_OF_DIGEST] = Field(default=1.0, ge=1, le=10, description="Factor on `memory` at each retry.")
-    time_limit: Annotated[Number, OUT_OF_DIGEST] = Field(default=1.0, ge=1, le=10, description="Factor on `time_limit` at each retry.")
+    memory: Annotated[Number, OUT_OF_DIGEST] = Field(
+        default=1.0, ge=1, le=10, description="Factor on `memory` for each time that it ran out of memory (oom)."
+    )
+    time_limit: Annotated[Number, OUT_OF_DIGEST] = Field(
+        default=1.0, ge=1, le=10, description="Factor on `time_limit` for each time that it ran into it (timeout)."
+    )
 
 
 class RetrySpec(Model):
@@ -67,7 +71,9 @@ class RetrySpec(Model):
     backoff: Annotated[DurationS, OUT_OF_DIGEST] = Field(
         default=0.0, description="Wait before the first retry; doubled for each further one, up to an hour."
     )
-    escalate: Annotated[EscalateSpec | None, OUT_OF_DIGEST, NOT_YET] = Field(default=None, description="What each retry asks more of.")
+    escalate: Annotated[EscalateSpec, OUT_OF_DIGEST] = Field(
+        default=EscalateSpec(), description="How much more is asked for after running out of it, up to what the partition allows."
+    )
 
     @field_validator("on")
     @classmethod

@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Sequence
 
 from reconciler.core.desired import Resources, Retry, Task
-from reconciler.manifest.schema import TaskSpec
+from reconciler.manifest.schema import RetrySpec, TaskSpec
 
 
 def tasks_of(specs: Sequence[TaskSpec], needs: dict[str, tuple[str, ...]], base: str) -> tuple[Task, ...]:
@@ -46,9 +46,13 @@ def _task(spec: TaskSpec, needs: tuple[str, ...], base: str) -> Task:
         generates_source=spec.generates_source,
         when=spec.when,
         allow_failure=spec.allow_failure,
-        retry=Retry(spec.retry.limit, frozenset(spec.retry.on), spec.retry.backoff),
+        retry=_retry(spec.retry),
         requeue=spec.requeue,
     )
+
+
+def _retry(spec: RetrySpec) -> Retry:
+    return Retry(spec.limit, frozenset(spec.on), spec.backoff, spec.escalate.memory, spec.escalate.time_limit)
 
 
 def _resources(spec: TaskSpec) -> Resources:

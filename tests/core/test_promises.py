@@ -71,6 +71,8 @@ def task_records(draw: st.DrawFn, run: Run, task: Task, before: dict[str, TaskRe
         state=state,
         attempt=draw(st.integers(1, 3)),
         failures=draw(st.integers(0, 2)),
+        ooms=draw(st.integers(0, 1)),
+        timeouts=draw(st.integers(0, 1)),
         losses=draw(st.sampled_from([0, 1, LOSSES_MAX - 1, LOSSES_MAX])) if state is TaskState.WAITING else draw(st.integers(0, 2)),
         since=since,
         job_id="7" if live and draw(st.booleans()) else "",
@@ -102,6 +104,7 @@ views = st.builds(
     absence_grace_s=st.sampled_from([0.0, 30.0]),
     accepts=st.booleans(),
     scheduler_started_at=st.sampled_from([None, 950.0]),
+    forgotten=st.frozensets(st.builds(job_name, st.just(RUN), st.sampled_from(["t0", "t1"]), st.integers(1, 3)), max_size=2),
 )
 files = st.sampled_from(
     [Generated(error="tasks.json:1: no"), Generated((Task("g0", "work"), Task("g1", "work", needs=("g0", "t0"), when=When.ALWAYS)))]
@@ -309,6 +312,21 @@ def test_10_only_what_started_spends_the_budget(moment: Moment) -> None:
         if after.state is TaskState.WAITING and after.losses >= LOSSES_MAX and task_id not in planned.record.needs_left:
             assert planned.record.stalled
             assert task_id not in {action.task for action in sent(planned)}
+
+
+@every()
+@given(moments())
+def test_only_what_ran_out_is_asked_more_of(moment: Moment) -> None:
+    """The counts that a retry multiplies by never fall, rise at most with the failures, and only for an end of their own cause."""
+    run, record, news, room = moment
+    planned = plan(run, record, news, room, NOW)
+    for task_id, before in record.tasks.items():
+        after = planned.record.tasks[task_id]
+        of_task = [fact for job, fact in news.facts.items() if (parsed := parse_job_name(job)) and parsed.task == task_id]
+        seen = {cause: sum(fact.state is JobState.ENDED and fact.cause is cause for fact in of_task) for cause in Cause}
+        assert 0 <= after.ooms - before.ooms <= seen[Cause.OOM]
+        assert 0 <= after.timeouts - before.timeouts <= seen[Cause.TIMEOUT]
+        assert (after.ooms - before.ooms) + (after.timeouts - before.timeouts) <= after.failures - before.failures
 
 
 @every()

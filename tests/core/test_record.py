@@ -32,6 +32,9 @@ FULL = TaskRecord(
     aim=Aim.AGAIN,
     told_at=17.0,
     scheduler=18.0,
+    refusals=4,
+    ooms=1,
+    timeouts=1,
 )
 
 

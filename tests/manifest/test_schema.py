@@ -102,7 +102,6 @@ def test_unknown_keys_are_errors(model: type[BaseModel]) -> None:
         ("cache", True),
         ("cache_scope", "commit"),
         ("matrix", {"A": ["1"]}),
-        ("retry.escalate", {"memory": 2}),
     ],
 )
 def test_task_fields_that_come_later(field: str, value: object) -> None:
