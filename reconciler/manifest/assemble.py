@@ -254,7 +254,8 @@ class _Assembly:
 
     def _choice(self, backends: Mapping[str, DeclaredBackend]) -> Choice:
         broken = {name: problem for (kind, name), problem in self.stalled.items() if kind == "Backend" and name not in backends}
-        return Choice(frozenset(backends), broken)
+        schedulings = {name: backend.scheduling for name, backend in backends.items() if backend.scheduling}
+        return Choice(frozenset(backends), broken, schedulings)
 
     def _origin(self, spec: SourceSpec, choice: Choice) -> Origin:
         tree = self.views.get(spec.name, SourceView(spec.name))

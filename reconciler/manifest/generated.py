@@ -20,7 +20,7 @@ from reconciler.manifest.canonical import spec_of
 from reconciler.manifest.complaints import complaints
 from reconciler.manifest.environment import Resolver, layer_of, seed_of, task_rules
 from reconciler.manifest.schema import EnvGroups, EnvRules, GeneratedTasks, Model
-from reconciler.manifest.tasks import tasks_of
+from reconciler.manifest.tasks import Bases, refused_options, tasks_of
 from reconciler.yamltree import ParsedDocument
 
 #: Of one file, so many problems are told in the reason of the failure.
@@ -54,7 +54,7 @@ def generated_tasks(text: bytes, file: str, run: Run, parent: Task, desired: Des
         return _refused(file, faults)
     known = [task.id for task in run.tasks]
     needs = graph.expand([(task.id, task.deps) for task in written.tasks], known)
-    tasks = tasks_of(written.tasks, needs, parent.working_dir)
+    tasks = tasks_of(written.tasks, needs, run.backend, _bases(run, parent, desired))
     try:
         return Generated(_with_environment(tasks, written, run, parent, desired))
     except EnvError as error:
@@ -73,6 +73,20 @@ def _faults(written: GeneratedTasks, run: Run, desired: Desired) -> Iterable[str
             yield f"there is no Backend {name!r}"
         elif allowed is not None and name not in allowed:
             yield f"Source {run.place.source} may not use Backend {name!r}"
+    for task in written.tasks:
+        backend = desired.backends.get(task.backend or run.backend)
+        yield from (f"task {task.id!r}: {message}" for _, message in refused_options(task, backend.scheduling if backend else None))
+
+
+def _bases(run: Run, parent: Task, desired: Desired) -> Bases:
+    """Relative folders begin at the parent's, where that folder is: on its own machine."""
+    own = run.backend_of(parent)
+
+    def is_far(name: str) -> bool:
+        backend = desired.backends.get(name)
+        return bool(backend and backend.scheduling and backend.scheduling.is_far)
+
+    return lambda name: parent.working_dir if name == own or not (is_far(name) or is_far(own)) else ""
 
 
 def _with_environment(tasks: Sequence[Task], written: GeneratedTasks, run: Run, parent: Task, desired: Desired) -> tuple[Task, ...]:

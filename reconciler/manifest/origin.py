@@ -65,18 +65,36 @@ class SourceSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Scheduling:
+    """What of a backend with a batch system decides how tasks are read: the names of the scheduler's options that tasks may use, and
+    whether it is another machine, which does not have the folders of this one."""
+
+    allowed: frozenset[str] = frozenset()
+    is_far: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class DeclaredBackend(BackendSpec):
-    """A BackendSpec with its document's environment rules. What `options` holds is said in options.py."""
+    """A BackendSpec with its document's environment rules. What `options` holds is said in options.py.
+
+    `scheduling` None: no batch system, jobs are processes of this machine.
+    """
 
     layer: Layer = field(default_factory=lambda: Layer("backend"))
+    scheduling: Scheduling | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which backends there are. `broken`: declared, but not usable, and why."""
+    """Which backends there are. `broken`: declared, but not usable, and why. `schedulings`: of those with a batch system."""
 
     known: frozenset[str]
     broken: Mapping[str, Problem] = field(default_factory=dict)
+    schedulings: Mapping[str, Scheduling] = field(default_factory=dict)
+
+    def is_far(self, backend: str) -> bool:
+        """Whether this backend is another machine."""
+        return backend in self.schedulings and self.schedulings[backend].is_far
 
     @property
     def default(self) -> str:

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import Generic, TypeVar
 
 from reconciler.core import graph
-from reconciler.core.desired import Concurrency, OnDelete, Place, RunRequest, Suspend, Trigger
+from reconciler.core.desired import Concurrency, OnDelete, Place, RunRequest, Suspend, Task, Trigger
 from reconciler.core.env import Rule
 from reconciler.core.names import digest_of
 from reconciler.errors import GraphError, Problem
@@ -20,8 +20,9 @@ from reconciler.manifest.canonical import canonical
 from reconciler.manifest.environment import DeclaredRevision, Surroundings, environment_faults, layer_of, task_rules
 from reconciler.manifest.load import Document
 from reconciler.manifest.options import options_of
-from reconciler.manifest.origin import LOCAL, Choice, DeclaredBackend, Origin, SourceSpec, beside, is_below, suspension
-from reconciler.manifest.tasks import is_homeless, tasks_of
+from reconciler.manifest.origin import LOCAL, Choice, DeclaredBackend, Origin, Scheduling, SourceSpec, beside, is_below, suspension
+from reconciler.manifest.schema_backend import CLUSTER_TYPES
+from reconciler.manifest.tasks import asks_for_processes, is_homeless, refused_options, tasks_of
 
 #: Ids of files that match patterns, by path: sources.base.Tree.blob_ids.
 BlobIds = Callable[[Sequence[str]], Mapping[str, str]]
@@ -58,14 +59,17 @@ def resolve_workflow(
     except GraphError:
         problems += _graph_problems(document, spec, graph.faults(asked))
         return Resolution(None, tuple(problems))
+    problems += _option_problems(document, spec, backend, choice)
     if problems:
         return Resolution(None, tuple(problems))
-    revision = _revision(document, origin, backend, files, needs)
+    base = origin.base(document.place.file)
+    tasks = tasks_of(spec.tasks, needs, backend, lambda name: "" if choice.is_far(name) else base)
+    revision = _revision(document, origin, backend, files, tasks)
     faults, warnings = environment_faults(revision, around)
     if faults:
         index = {task.id: at for at, task in enumerate(spec.tasks)}
         return Resolution(None, tuple(_env_problem(document, index, task, message) for task, message in faults))
-    return Resolution(revision, (), (*warnings, *_homeless(spec, origin.base(document.place.file))))
+    return Resolution(revision, (), (*warnings, *_homeless(spec, base, backend, choice), *_launched_once(spec, backend, choice)))
 
 
 def paths_of(document: Document, origin: Origin) -> tuple[str, ...]:
@@ -115,6 +119,7 @@ def resolve_backend(document: Document, origin: Origin, cpus: int) -> Resolution
             suspend=suspension(spec.suspend),
             options=options,
             layer=layer_of(f"backend:{name}", spec.env, spec.env_groups),
+            scheduling=Scheduling(frozenset(spec.scheduler_args), spec.ssh is not None) if spec.type in CLUSTER_TYPES else None,
         )
     )
 
@@ -202,7 +207,7 @@ def _nowhere(file: str) -> Place:
 
 
 def _revision(
-    document: Document, origin: Origin, backend: str, files: Mapping[str, str], needs: dict[str, tuple[str, ...]]
+    document: Document, origin: Origin, backend: str, files: Mapping[str, str], tasks: tuple[Task, ...]
 ) -> DeclaredRevision:
     model = document.model
     spec = model.spec if isinstance(model, schema.Workflow) else model
@@ -215,7 +220,7 @@ def _revision(
         place=origin.place(document.place),
         digest=digest_of(text),
         canonical=text,
-        tasks=tasks_of(spec.tasks, needs, origin.base(document.place.file)),
+        tasks=tasks,
         backend=backend,
         triggers=said.triggers,
         rerun=said.rerun,
@@ -305,8 +310,31 @@ def _env_problem(document: Document, index: Mapping[str, int], task: str, messag
     return document.problem((*at, "env"), message)
 
 
-def _homeless(spec: schema.WorkflowSpec | schema.TaskList, base: str) -> Iterator[str]:
-    found = [task.id for task in spec.tasks if is_homeless(task, base)]
+def _option_problems(
+    document: Document, spec: schema.WorkflowSpec | schema.TaskList, backend: str, choice: Choice
+) -> Iterator[Problem]:
+    for index, task in enumerate(spec.tasks):
+        name = task.backend or backend
+        for at, message in refused_options(task, choice.schedulings.get(name)):
+            cure = f"remove it, or add it to scheduler_args of Backend {name}"
+            yield document.problem((*_tasks_at(spec), index, "scheduler_args", at), f"task {task.id}: {message}", cure)
+
+
+def _homeless(spec: schema.WorkflowSpec | schema.TaskList, base: str, backend: str, choice: Choice) -> Iterator[str]:
+    far = [task.id for task in spec.tasks if choice.is_far(task.backend or backend) and is_homeless(task, "")]
+    here = [task.id for task in spec.tasks if not choice.is_far(task.backend or backend) and is_homeless(task, base)]
+    if here:
+        yield f"working_dir of {_several(here)}: a git source has no checkout yet, so they run in a folder of the job's own"
+    if far:
+        own = "a cluster that is reached over ssh has no checkout yet, so they run in a folder of the job's own"
+        yield f"working_dir of {_several(far)}: {own}; absolute and ~/ folders are the cluster's"
+
+
+def _launched_once(spec: schema.WorkflowSpec | schema.TaskList, backend: str, choice: Choice) -> Iterator[str]:
+    found = [task.id for task in spec.tasks if asks_for_processes(task) and (task.backend or backend) not in choice.schedulings]
     if found:
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        yield f"working_dir of {', '.join(found[:3])}{more}: a git source has no checkout yet, so they run in a folder of the job's own"
+        yield f"nodes and ntasks of {_several(found)}: a local backend is one machine and starts each command once"
+
+
+def _several(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")

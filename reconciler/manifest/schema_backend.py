@@ -192,7 +192,7 @@ class BackendSpec(Model):
         default={}, description="The real partition for each name that tasks use."
     )
     default_partition: Annotated[Line, only("slurm")] = Field(
-        default="", description="The partition of tasks that name none, or one that the map does not have. Left out: the scheduler's."
+        default="", description="The partition of tasks that name none, or one that the map does not have. Left out: the name as it is."
     )
     array: Annotated[Literal["auto", "never"], only("slurm")] = Field(
         default="auto", description="auto: tasks that are ready together and ask for the same go out as one job array. never: one by one."

@@ -99,7 +99,8 @@ class TaskSpec(Model):
         default="~",
         description="Where the command runs. Absolute or `~/…`: there. Relative, or `~` (the default): from the folder that the "
         "Source's `workdir` says; in the operator's own folder from the root for files under .hut/, else from the file's own folder. "
-        "Tasks of a git Source have no such folder yet: they run in a folder of the job's own unless this is absolute or `~/…`.",
+        "Tasks of a git Source, and all on a Backend with `ssh`, have no such folder yet: they run in a folder of the job's own unless "
+        "this is absolute or `~/…`.",
     )
     backend: Annotated[ObjectName | None, IN_DIGEST] = Field(
         default=None, description="The Backend for this task. Left out: the workflow's."

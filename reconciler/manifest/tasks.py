@@ -1,17 +1,41 @@
-"""Tasks as written -> tasks of a run, but for their environment: needs, working folders, resources. Used by resolve.py and generated.py."""
+"""Tasks as written -> tasks of a run, but for their environment: needs, working folders, resources. Used by resolve.py and generated.py.
+
+What a task asks of its backend is judged here too: which options of a scheduler it may use, and which folders are there.
+"""
 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from reconciler.core.desired import Resources, Retry, Task
+from reconciler.manifest.origin import Scheduling
 from reconciler.manifest.schema import RetrySpec, TaskSpec
 
+#: The folder that relative working folders on this backend begin at; "" when there is none.
+Bases = Callable[[str], str]
 
-def tasks_of(specs: Sequence[TaskSpec], needs: dict[str, tuple[str, ...]], base: str) -> tuple[Task, ...]:
-    """The tasks, in the order written. `needs` are theirs with patterns expanded (core/graph.py `expand`); `base` as in `folder_of`."""
-    return tuple(_task(spec, needs[spec.id], base) for spec in specs)
+
+def tasks_of(specs: Sequence[TaskSpec], needs: dict[str, tuple[str, ...]], backend: str, bases: Bases) -> tuple[Task, ...]:
+    """The tasks, in the order written. `needs` are theirs with patterns expanded (core/graph.py `expand`); those that name no backend run
+    on `backend`."""
+    return tuple(_task(spec, needs[spec.id], bases(spec.backend or backend)) for spec in specs)
+
+
+def refused_options(spec: TaskSpec, scheduling: Scheduling | None) -> Iterator[tuple[int, str]]:
+    """(index, message) of each of `scheduler_args` that the task's backend does not allow. One without a scheduler looks at none."""
+    if scheduling is None:
+        return
+    for index, option in enumerate(spec.scheduler_args):
+        name = option.partition("=")[0]
+        if name not in scheduling.allowed:
+            allowed = ", ".join(sorted(scheduling.allowed)) or "none"
+            yield index, f"the Backend does not allow the option {name} (allowed: {allowed})"
+
+
+def asks_for_processes(spec: TaskSpec) -> bool:
+    """Whether `spec` counts on a launcher that starts it several times, or on several machines."""
+    return spec.ntasks > 1 or (spec.nodes or 1) > 1
 
 
 def folder_of(declared: str, base: str) -> str:

@@ -83,6 +83,7 @@ def test_golden_text() -> None:
         with_task(partition="", gres=None, image=None),
         with_task(nodes=None, ntasks=1, account="", qos=None, constraint="", reservation="", licenses="", scheduler_args=[]),
         with_task(requeue=True),
+        with_task(retry={"limit": 1, "escalate": {"memory": 1.5}}),
         json.loads(json.dumps(DIAMOND, sort_keys=True)),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from reconciler.manifest import schema
 from reconciler.manifest.describe import json_schema, not_yet, reference
 from reconciler.manifest.load import load_file
-from reconciler.manifest.schema import KINDS, NOT_SUPPORTED_YET, TaskSpec, WorkflowSpec
+from reconciler.manifest.schema import KINDS, NOT_SUPPORTED_YET, BackendSpec, TaskSpec, WorkflowSpec
 from reconciler.sources.base import Blob
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
@@ -61,9 +61,21 @@ def test_what_comes_later_is_marked() -> None:
     """Fields that are refused as not supported yet are marked so, and no others."""
     later = {name for name, field in TaskSpec.model_fields.items() if not_yet(name, field)}
     assert {"image", "matrix", "cache", "inputs"} <= later
-    assert not {"id", "command", "deps", "env", "retry"} & later
+    assert not {"id", "command", "deps", "env", "retry", "nodes", "scheduler_args"} & later
+    assert {name for name in ("ssh", "account", "array", "clone_dir", "queue") if not_yet(name, BackendSpec.model_fields[name])} == {
+        "clone_dir",
+        "queue",
+    }
     assert not_yet("priority", WorkflowSpec.model_fields["priority"])
     assert "*Not supported yet.* Container image." in reference()
+
+
+def test_fields_of_one_type_are_marked() -> None:
+    """A field that only some types of backends have names those that there are."""
+    text = reference()
+    assert "| *Type slurm.* Account to charge" in text
+    assert "| *Not supported yet.* Folder for checkouts." in text
+    assert "*Type" not in next(line for line in text.splitlines() if line.startswith("| `max_concurrent` |"))
 
 
 def test_the_schema_for_editors_is_one_of_the_kinds() -> None:

@@ -151,6 +151,30 @@ def test_a_source_cannot_reach_other_backends_by_a_generator() -> None:
     assert generated_tasks(own, FILE, run, run.tasks[0], found).error == ""
 
 
+@pytest.mark.parametrize(
+    ("backends", "asked", "folder", "error"),
+    [
+        ({"local": "far"}, {"scheduler_args": ["--exclusive"]}, "/code/sim", ""),
+        ({"local": "far"}, {"scheduler_args": ["--nice=5"]}, "", "task 'a': the Backend does not allow the option --nice"),
+        ({"local": "near"}, {"scheduler_args": ["--nice=5"]}, "/code/sim", ""),
+        ({"local": "near", "hpc": "far"}, {"backend": "hpc"}, "", ""),
+        ({"local": "near", "hpc": "far"}, {"backend": "hpc", "working_dir": "sub"}, "", ""),
+        ({"local": "near", "hpc": "far"}, {"backend": "hpc", "working_dir": "~/x"}, "~/x", ""),
+        ({"local": "near", "hpc": "near"}, {"backend": "hpc", "working_dir": "sub"}, "/code/sim/sub", ""),
+        ({"local": "far", "hpc": "near"}, {"backend": "hpc"}, "", ""),
+    ],
+)
+def test_generated_tasks_on_a_cluster(backends: dict[str, str], asked: dict[str, Any], folder: str, error: str) -> None:
+    """They use those options that their Backend allows, and begin at their generator's folder only where that folder is."""
+    specs = {"near": {"type": "local"}, "far": {"type": "slurm", "ssh": {"host": "login"}, "scheduler_args": ["--exclusive"]}}
+    documents = {f"{name}.yaml": manifest("Backend", name, specs[spec]) for name, spec in backends.items()}
+    found = World({**documents, "w.yaml": workflow("w", GENERATOR, backend="local")}).desired()
+    run = run_of(Owed(found.workflows["w"], "", "0" * 12), 0.0)
+    answer = generated_tasks(json.dumps([{"id": "a", "command": "x", **asked}]).encode(), FILE, run, run.tasks[0], found)
+    assert error in answer.error
+    assert [task.working_dir for task in answer.tasks] == ([] if error else [folder])
+
+
 @given(
     st.binary(max_size=200)
     | st.recursive(

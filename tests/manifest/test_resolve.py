@@ -281,6 +281,179 @@ def test_a_backend_document() -> None:
     assert desired().backends["local"].max_concurrent == 4
 
 
+CLUSTER = {"account": "econ", "partition_map": {"normal": "batch"}, "default_partition": "short", "scheduler_args": ["--exclusive"]}
+
+
+def test_a_slurm_backend_document() -> None:
+    """What a Backend of type slurm says arrives in its options, plain, with files of this machine beside the document."""
+    ssh = {
+        "host": "login",
+        "port": 2222,
+        "user": "jo",
+        "key_path": "keys/id",
+        "cert_path": "~/.ssh/id-cert.pub",
+        "known_hosts": "hosts",
+        "jump": "gate:22",
+        "config": "/etc/ssh/config",
+    }
+    more = {"array": "never", "poll": {"min": "1s", "max": "2m"}, "login_shell": True, "spool": "/scratch/jo", "max_concurrent": 7}
+    found = World({"sub/b.yaml": manifest("Backend", "hpc", {"type": "slurm", "ssh": ssh, **CLUSTER, **more})}).desired()
+    assert said(found) == []
+    hpc = found.backends["hpc"]
+    assert (hpc.type, hpc.max_concurrent) == ("slurm", 7)
+    assert dict(hpc.options) == {
+        "login_shell": True,
+        "spool": "/scratch/jo",
+        "host": "",
+        "ssh": {**ssh, "key_path": "/ops/sub/keys/id", "known_hosts": "/ops/sub/hosts"},
+        "account": "econ",
+        "partition_map": {"normal": "batch"},
+        "default_partition": "short",
+        "scheduler_args": ("--exclusive",),
+        "array": "never",
+        "poll_min_s": 1.0,
+        "poll_max_s": 120.0,
+        "clone_dir": "",
+    }
+
+
+def test_what_a_slurm_backend_leaves_out() -> None:
+    """A cluster's spool is in the home folder there, a thousand jobs go at a time, and ssh finds the rest as it always does."""
+    here, there = {"type": "slurm", "host": "local"}, {"type": "slurm", "ssh": {"host": "login", "known_hosts": "accept-new"}}
+    found = desired(manifest("Backend", "here", here), manifest("Backend", "there", there))
+    assert said(found) == []
+    nothing = dict.fromkeys(("user", "key_path", "cert_path", "jump", "config"), "")
+    plain = {
+        "login_shell": False,
+        "spool": "~/.reconciler",
+        "host": "local",
+        "ssh": None,
+        "account": "",
+        "partition_map": {},
+        "default_partition": "",
+        "scheduler_args": (),
+        "array": "auto",
+        "poll_min_s": 2.0,
+        "poll_max_s": 60.0,
+        "clone_dir": "",
+    }
+    assert dict(found.backends["here"].options) == plain
+    ssh = {"host": "login", "port": None, "known_hosts": "accept-new", **nothing}
+    assert dict(found.backends["there"].options) == {**plain, "host": "", "ssh": ssh}
+    assert [each.max_concurrent for each in found.backends.values()] == [1000, 1000]
+
+
+def test_paths_of_a_cluster() -> None:
+    """A spool that is relative is on no cluster, and a key that is relative to a file in git is nowhere: each is told at its place."""
+    spec = {"type": "slurm", "ssh": {"host": "login", "key_path": "id"}, "spool": "spool"}
+    found = World({"b.yaml": manifest("Backend", "hpc", spec)}, root="").desired()
+    assert [problem.message for problem in found.problems if problem.subject == "Backend/hpc"] == [
+        "'id' must be absolute: this file is in a git repository, beside which there is nothing",
+        "spool is a folder of the cluster: write it absolute or with ~/ in front, not 'spool'",
+    ]
+
+
+@pytest.mark.parametrize("key", ["password", "passphrase"])
+@pytest.mark.parametrize("place", ["spec", "ssh"])
+def test_passwords_are_refused_with_the_cure(key: str, place: str) -> None:
+    """Who writes a password is told what to use instead, at the key; the password itself is not repeated."""
+    spec: dict[str, Any] = {"type": "slurm", "ssh": {"host": "login"}}
+    (spec if place == "spec" else spec["ssh"])[key] = "hunter2"
+    found = desired(manifest("Backend", "hpc", spec))
+    problem = found.stalled[("Backend", "hpc")]
+    where = f"spec.{key}" if place == "spec" else f"spec.ssh.{key}"
+    assert problem.message.startswith(f"{where} is never used: ")
+    assert "ssh-add" in str(problem.cure) or "ssh-keygen" in str(problem.cure)
+    assert "hunter2" not in str(found.problems)
+
+
+HERE, FAR = {"type": "slurm", "host": "local", **CLUSTER}, {"type": "slurm", "ssh": {"host": "login"}, **CLUSTER}
+
+
+def test_everything_a_task_asks_of_a_scheduler_arrives() -> None:
+    """Each field of a task for a scheduler is in the task's resources, and what is left out is not asked for."""
+    asked = {
+        "partition": "p",
+        "cpus": 2,
+        "memory": "1G",
+        "time_limit": "1m",
+        "gres": "gpu:1",
+        "account": "a",
+        "qos": "q",
+        "constraint": "c",
+        "reservation": "r",
+        "licenses": "l",
+        "nodes": 3,
+        "ntasks": 4,
+        "scheduler_args": ["--exclusive"],
+    }
+    retry = {"limit": 1, "escalate": {"memory": 1.5, "time_limit": 2}}
+    tasks = ({"id": "a", "command": "x", "requeue": True, "retry": retry, **asked}, {"id": "b", "command": "x"})
+    found = desired(manifest("Backend", "hpc", HERE), workflow("w", *tasks))
+    assert said(found) == []
+    a, b = found.workflows["w"].tasks
+    assert a.resources == Resources(2, 1024, 60, "p", "gpu:1", "a", "q", "c", "r", "l", 3, 4, ("--exclusive",))
+    assert (a.requeue, a.retry) == (True, Retry(1, memory_factor=1.5, time_factor=2.0))
+    assert (b.resources, b.requeue, b.retry) == (Resources(), False, Retry())
+    assert (b.resources.nodes, b.resources.ntasks) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("backend", "option", "message"),
+    [
+        (FAR, "--exclusive", ""),
+        (FAR, "--exclusive=user", ""),
+        (FAR, "--exclusively", "task a: the Backend does not allow the option --exclusively (allowed: --exclusive)"),
+        (FAR, "--excl", "task a: the Backend does not allow the option --excl (allowed: --exclusive)"),
+        ({**FAR, "scheduler_args": []}, "--nice=5", "task a: the Backend does not allow the option --nice (allowed: none)"),
+        ({"type": "local"}, "--exclusive", ""),
+    ],
+)
+def test_only_options_that_the_backend_allows(backend: dict[str, Any], option: str, message: str) -> None:
+    """A task may use those options of the scheduler that its Backend names, in full; a local backend looks at none."""
+    found = desired(manifest("Backend", "hpc", backend), workflow("w", {"id": "a", "command": "x", "scheduler_args": [option]}))
+    assert [problem.message for problem in found.problems] == ([message] if message else [])
+    assert ("w" in found.workflows) == (not message)
+
+
+def test_a_problem_with_an_option_has_its_place() -> None:
+    """The line and column of the option, the name of the backend of that very task, and what to do."""
+    text = (
+        "apiVersion: scripthut/v1\nkind: Workflow\nmetadata: {name: w}\nspec:\n  backend: local\n  tasks:\n    - id: a\n"
+        "      command: x\n      backend: hpc\n      scheduler_args:\n        - --exclusive\n        - --nice=5\n"
+    )
+    found = desired(LOCAL, manifest("Backend", "hpc", FAR), text)
+    [problem] = found.problems
+    assert (problem.line, problem.column) == (12, 11)
+    assert problem.cure == "remove it, or add it to scheduler_args of Backend hpc"
+
+
+@pytest.mark.parametrize(
+    ("backend", "declared", "folder", "warned"),
+    [
+        (FAR, "~", "", False),
+        (FAR, "sub", "", True),
+        (FAR, "~/x", "~/x", False),
+        (FAR, "/scratch", "/scratch", False),
+        (HERE, "~", "/ops", False),
+        (HERE, "sub", "/ops/sub", False),
+    ],
+)
+def test_folders_on_a_cluster(backend: dict[str, Any], declared: str, folder: str, warned: bool) -> None:
+    """Another machine does not have the folder that a manifest is in: tasks there run in a folder of their job's own, and that is said."""
+    found = desired(manifest("Backend", "hpc", backend), workflow("w", {"id": "a", "command": "x", "working_dir": declared}))
+    assert found.workflows["w"].tasks[0].working_dir == folder
+    assert ["reached over ssh" in each for each in found.warnings.get(("Workflow", "w"), ())] == [True] * warned
+
+
+def test_processes_on_a_local_backend_are_a_warning() -> None:
+    """Who counts on several machines or processes is told that a local backend starts a command once; a cluster says nothing."""
+    tasks = [{"id": name, "command": "x", **more} for name, more in (("a", {"nodes": 2}), ("b", {"ntasks": 2}), ("c", {"nodes": 1}))]
+    tasks.append({"id": "d", "command": "x", "ntasks": 2, "backend": "hpc"})
+    found = desired(LOCAL, manifest("Backend", "hpc", HERE), workflow("w", *tasks, backend="local"))
+    assert found.warnings[("Workflow", "w")] == ("nodes and ntasks of a, b: a local backend is one machine and starts each command once",)
+
+
 def test_a_source_document() -> None:
     """What a Source says arrives, with absolute paths."""
     git = {

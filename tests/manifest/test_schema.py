@@ -311,6 +311,26 @@ def test_what_no_scheduler_takes(field: str, value: object) -> None:
     assert list(task(**{field: value})) == [(field,)]
 
 
+@pytest.mark.parametrize(
+    ("escalate", "place"),
+    [
+        ({}, None),
+        ({"memory": 1.5, "time_limit": 2}, None),
+        ({"memory": 1, "time_limit": 10}, None),
+        ({"memory": 0.5}, "memory"),
+        ({"memory": "1G"}, "memory"),
+        ({"memory": True}, "memory"),
+        ({"time_limit": 10.5}, "time_limit"),
+        ({"time_limit": float("nan")}, "time_limit"),
+        ({"cpus": 2}, "cpus"),
+    ],
+)
+def test_what_a_retry_may_ask_more_of(escalate: dict[str, object], place: str | None) -> None:
+    """Memory and time are multiplied by 1 to 10 at each failure of theirs; nothing else is."""
+    said = task(retry={"limit": 1, "escalate": escalate})
+    assert list(said) == ([] if place is None else [("retry", "escalate", place)])
+
+
 @pytest.mark.parametrize("option", ["exclusive", "--exclusive now", "--a;b", "", "-xy", "--A", "--export=a\nb"])
 def test_options_are_one_text_each(option: str) -> None:
     """An option for the scheduler is one text with its value behind `=`: nothing that could be two, or none."""
