@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 #: The variable that holds the path of the description, for each name that `@pytest.mark.real` may give.
 VARIABLES = {"slurm": "RECONCILER_SLURM", "slurm-accounting": "RECONCILER_SLURM_ACCOUNTING"}
@@ -62,8 +62,9 @@ class Cluster:
     @classmethod
     def read(cls, path: Path) -> Cluster:
         """From the description that `slurm.sh up` wrote."""
-        found = json.loads(path.read_text())
-        return cls(**{field.name: Path(found[field.name]) if field.type == "Path" else found[field.name] for field in fields(cls)})
+        found: dict[str, Any] = json.loads(path.read_text())
+        values: dict[str, Any] = {name: Path(value) if str(value).startswith("/") else value for name, value in found.items()}
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
 
     @classmethod
     def named(cls, name: str) -> Cluster:
@@ -143,6 +144,14 @@ class Cluster:
                 _lock(use, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
             fcntl.flock(turn, fcntl.LOCK_UN)
             yield
+
+
+def is_alive(pid: int) -> bool:
+    """Whether that process runs; one that has ended and waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def until(true: Callable[[], bool], seconds: float, otherwise: str) -> None:

@@ -6,11 +6,10 @@
 #   slurm.sh down [--wipe]                 end every process of it; --wipe also removes its state, and after the last one the users
 #   slurm.sh start [DAEMON…]               start what does not run of it, with the settings of the last `up`
 #   slurm.sh signal SIGNAL DAEMON          TERM and KILL wait for the end; CUT, for sshd alone, ends its open sessions
-#   slurm.sh install [--accounting]        only the packages
 #
 # A DAEMON is munged, sshd, mariadbd, slurmdbd, slurmctld or slurmd:n1. Options:
 #   --name NAME            which instance; several stand side by side (else plain, accounting or limits, after the mode)
-#   --nodes N              slurmd daemons, up to 16 (4), each claiming 64 CPUs and 64 GiB
+#   --nodes N              slurmd daemons, up to 16 (4), each claiming 64 CPUs, 64 GiB and 4 GPUs
 #   --cgroup               memory is confined by cgroup v1, which must be writable (else Slurm polls and kills)
 #   --slurm-conf K=V, --slurmdbd-conf K=V, --sshd-conf 'K V'
 #                          a line that replaces the default of its key; `K=` removes it; may be given again
@@ -186,15 +185,16 @@ choose_port() { # the first of a block of twenty, kept as long as the state is
 # Slurm's daemons listen on the address of the machine's own name. Where that is not loopback they get a name of their own for it,
 # which needs the right to make a UTS namespace.
 choose_host() {
-    host=$(uname -n) && host=${host%%.*} rename=()
+    enter=(env --default-signal) # a caller in the background ignores interrupts, and jobs would inherit that
+    host=$(uname -n) && host=${host%%.*}
     address=$(getent ahostsv4 "$(uname -n)" | awk 'NR == 1 { print $1 }') || true
     case $address in 127.*) return ;; esac
     host=localhost
     address=$(getent ahostsv4 localhost | awk 'NR == 1 { print $1 }') || true
     case $address in 127.*) ;; *) die "localhost has no loopback address here: /etc/hosts needs '127.0.0.1 localhost'" ;; esac
     # shellcheck disable=SC2016 # the inner shell expands it
-    rename=(unshare --uts sh -c 'hostname localhost && exec "$@"' sh)
-    "${rename[@]}" true 2>/dev/null || die "the name $(uname -n) is not loopback: put '127.0.1.1 $(uname -n)' first in /etc/hosts"
+    enter+=(unshare --uts sh -c 'hostname localhost && exec "$@"' sh)
+    "${enter[@]}" true 2>/dev/null || die "the name $(uname -n) is not loopback: put '127.0.1.1 $(uname -n)' first in /etc/hosts"
 }
 
 # ---- configuration --------------------------------------------------------------------------------------------------------------
@@ -267,8 +267,10 @@ END
     [ "$mode" != limits ] || echo AccountingStorageEnforce=associations,limits,qos
     local number
     for ((number = 1; number <= nodes; number++)); do
-        echo "NodeName=n$number NodeHostname=$host NodeAddr=$address Port=$((port_first + 3 + number)) CPUs=64 RealMemory=65536 State=UNKNOWN"
+        echo "NodeName=n$number NodeHostname=$host NodeAddr=$address Port=$((port_first + 3 + number)) CPUs=64" \
+            "RealMemory=65536 Gres=gpu:4 Feature=$([ "$number" = 1 ] && echo big || echo small) State=UNKNOWN"
     done
+    printf '%s\n' GresTypes=gpu Licenses=compiler:2 # claimed, as the CPUs are
     echo "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=60 State=UP"
     echo "PartitionName=short Nodes=ALL MaxTime=10 DefaultTime=5 State=UP"
 }
@@ -371,6 +373,8 @@ configure() { # a changed configuration ends the daemons that read it; jobs go o
     fi
     local changed=""
     if cgroup_conf | replaced "$state/etc/cgroup.conf" 644; then changed=yes; fi
+    # a GPU is a file that exists; nothing opens these
+    if echo "Name=gpu File=/dev/null,/dev/zero,/dev/full,/dev/random" | replaced "$state/etc/gres.conf" 644; then changed=yes; fi
     if slurm_conf | with_lines "${slurm_lines[@]}" | replaced "$SLURM_CONF" 644; then changed=yes; fi
     if [ -n "$changed" ]; then
         for daemon in slurmctld $(seq -f 'slurmd:n%g' 16); do stop "$daemon"; done
@@ -384,13 +388,13 @@ configure() { # a changed configuration ends the daemons that read it; jobs go o
 munge_answers() { munge -S "$munge_socket" -n | unmunge -S "$munge_socket"; }
 start_munged() {
     rm -f "$munge_socket"*
-    setpriv --reuid=munge --regid=munge --clear-groups /usr/sbin/munged --num-threads=4 --origin=127.0.0.1 --socket="$munge_socket" \
+    "${enter[@]}" setpriv --reuid=munge --regid=munge --clear-groups /usr/sbin/munged --num-threads=4 --origin=127.0.0.1 --socket="$munge_socket" \
         --pid-file="$(pid_file munged)" --key-file="$state/munge/key" --log-file="$state/munge/log" --seed-file="$state/munge/seed"
     within 5 munge_answers || die_with_log "munged does not answer" "$state/munge/log"
 }
 
 start_sshd() {
-    /usr/sbin/sshd -f "$state/sshd_config" -E "$state/log/sshd.log"
+    env --default-signal /usr/sbin/sshd -f "$state/sshd_config" -E "$state/log/sshd.log"
     within 5 alive sshd || die_with_log "sshd did not start" "$state/log/sshd.log"
 }
 
@@ -410,7 +414,7 @@ start_mariadbd() { # as the user slurm, on a socket only: no password, no port
 }
 
 start_slurmdbd() {
-    MYSQL_UNIX_PORT=$sql_socket setsid "${rename[@]}" /usr/sbin/slurmdbd -D </dev/null >>"$state/log/slurmdbd.out" 2>&1 &
+    MYSQL_UNIX_PORT=$sql_socket setsid "${enter[@]}" /usr/sbin/slurmdbd -D </dev/null >>"$state/log/slurmdbd.out" 2>&1 &
     within 40 sacctmgr -n list cluster || die_with_log "slurmdbd does not answer" "$state/log/slurmdbd.log"
     make_accounts
 }
@@ -427,7 +431,7 @@ make_accounts() { # before slurmctld starts: with limits it refuses a user witho
 }
 
 start_slurmctld() {
-    "${rename[@]}" /usr/sbin/slurmctld -f "$SLURM_CONF" </dev/null >>"$state/log/slurmctld.out" 2>&1 ||
+    "${enter[@]}" /usr/sbin/slurmctld -f "$SLURM_CONF" </dev/null >>"$state/log/slurmctld.out" 2>&1 ||
         die_with_log "slurmctld did not start" "$state/log/slurmctld.out"
     within 20 scheduler_up || die_with_log "slurmctld does not answer" "$state/log/slurmctld.log"
 }
@@ -435,11 +439,12 @@ scheduler_up() { case $(timeout 5 scontrol ping 2>&1) in *"is UP"*) ;; *) return
 
 start_slurmd() { # node; Debian's build lets several live on one machine, told apart by -N
     mkdir -p "$state/spool/slurmd.$1"
-    "${rename[@]}" /usr/sbin/slurmd -f "$SLURM_CONF" -N "$1" </dev/null >>"$state/log/slurmd.$1.out" 2>&1 ||
+    "${enter[@]}" /usr/sbin/slurmd -f "$SLURM_CONF" -N "$1" </dev/null >>"$state/log/slurmd.$1.out" 2>&1 ||
         die_with_log "slurmd $1 did not start" "$state/log/slurmd.$1.out"
 }
 
-nodes_up() { [ "$(sinfo -h -N -p main -t idle,mixed,alloc,comp -o %N | sort -u | wc -l)" = "$nodes" ]; }
+node_states() { timeout 5 sinfo -h -N -p main -o '%N %T' | sort -u; }
+nodes_up() { [ "$(node_states | grep -cE ' (idle|mixed|allocated|completing|planned|reserved)$')" = "$nodes" ]; }
 
 start() { # daemon; says true if it had to
     if alive "$1"; then
@@ -457,9 +462,9 @@ start_all() {
     for daemon in $(daemons); do
         if start "$daemon"; then started=yes; fi
     done
-    within 20 nodes_up && return
-    scontrol update nodename="n[1-$nodes]" state=resume 2>/dev/null || true # one that was down for long waits to be called back
-    within 10 nodes_up || { sinfo -N -l >&2; die_with_log "nodes are not up" "$state/log/slurmctld.log"; }
+    # one that was drained, or down for long, waits to be called back
+    if node_states | grep -qE ' (drain|down)'; then scontrol update nodename="n[1-$nodes]" state=resume 2>/dev/null || true; fi
+    within 20 nodes_up || { node_states >&2; die_with_log "nodes are not up" "$state/log/slurmctld.log"; }
 }
 
 check_job() { # one job over ssh; not `sbatch --wait`, which looks 2 s, 4 s … apart. Slurm's first pass comes 3 s after its start.
@@ -589,10 +594,6 @@ case $verb in
     signal)
         [ ${#words[@]} = 2 ] || die "signal SIGNAL DAEMON"
         signal "${words[@]}"
-        ;;
-    install)
-        mode=${mode:-plain}
-        machine_wide install_packages
         ;;
     *) usage >&2; exit 2 ;;
 esac
