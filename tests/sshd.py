@@ -1,9 +1,10 @@
-"""A real sshd on a loopback port that lets one key run git, for tests of sources."""
+"""A real sshd on a loopback port, for tests: it lets one key run git and nothing else, or any command."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -33,9 +34,13 @@ def make_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> Path:
 
 
 class Sshd:
-    """An sshd with `folder` as its home. Use `with`. `key` may log in, as the user who runs the tests, to run git and nothing else."""
+    """An sshd with `folder` as its home. Use `with`, or start() and stop(), which may be repeated: the port stays.
 
-    def __init__(self, folder: Path) -> None:
+    `key` may log in as the user who runs the tests: to run git and nothing else, or whatever it likes with `any_command`. `more` are
+    further lines of sshd_config.
+    """
+
+    def __init__(self, folder: Path, any_command: bool = False, more: str = "") -> None:
         self.folder = folder
         folder.mkdir(mode=0o700, parents=True)
         self.key = make_key(folder / "deploy_key")
@@ -43,9 +48,14 @@ class Sshd:
         command = (
             'command="case \\"$SSH_ORIGINAL_COMMAND\\" in git-upload-pack*) eval \\"$SSH_ORIGINAL_COMMAND\\";; *) exit 1;; esac",restrict'
         )
-        (folder / "authorized_keys").write_text(f"{command} {self.key.with_suffix('.pub').read_text()}")
+        (folder / "authorized_keys").write_text(f"{'' if any_command else command + ' '}{self.key.with_suffix('.pub').read_text()}")
         self.port = _free_port()
-        (folder / "sshd_config").write_text(_CONFIG.format(port=self.port, folder=folder))
+        (folder / "sshd_config").write_text(_CONFIG.format(port=self.port, folder=folder) + more)
+        self.home = folder / "home"  # so that the profile of whoever runs the tests plays no part
+        self.home.mkdir()
+        if any_command:
+            with (folder / "sshd_config").open("a") as config:
+                config.write(f"SetEnv HOME={self.home}\n")
         self.known_hosts = folder / "known_hosts"
         self.known_hosts.write_text(self.known_hosts_line(self.host_key))
         self._process: subprocess.Popen[bytes] | None = None
@@ -66,6 +76,14 @@ class Sshd:
         return (self.folder / "log").read_text(errors="replace")
 
     def __enter__(self) -> Sshd:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Listen. The log begins anew."""
         program = shutil.which("sshd", path=_SEARCH)
         assert program is not None
         if os.geteuid() == 0:
@@ -77,12 +95,26 @@ class Sshd:
         while not _answers(self.port):
             assert self._process.poll() is None and time.monotonic() < end, self.log()
             time.sleep(0.02)
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
+        """Listen no more. Connections that are up stay up, as with a real one; cut() ends them."""
         assert self._process is not None
         self._process.terminate()
         self._process.wait(10)
+
+    def connections(self) -> list[int]:
+        """The process of each connection that is up. Ask while it listens."""
+        assert self._process is not None
+        return _children(self._process.pid)
+
+    def cut(self) -> None:
+        """Kill the processes of all connections, as a crash or a lost network would. What they started goes on."""
+        for pid in self.connections():
+            os.kill(pid, signal.SIGKILL)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _free_port() -> int:
