@@ -351,18 +351,19 @@ description() {
 END
 }
 
-replaced() { # file, mode: standard input becomes its content; true if that was another
+replaced() { # file, mode: standard input becomes its content, at once; true if that was another
     local new=$1.new
     cat >"$new" && chmod "$2" "$new"
     if cmp -s "$new" "$1"; then rm "$new"; return 1; fi
     mv "$new" "$1"
 }
+written() { replaced "$@" || true; }
 
 configure() { # a changed configuration ends the daemons that read it; jobs go on
     local daemon
-    install -m 644 "$state/id_ed25519.pub" "$state/authorized_keys"
-    echo "[127.0.0.1]:$port_first,[localhost]:$port_first $(cut -d' ' -f1,2 "$state/host_key.pub")" >"$state/known_hosts"
-    ssh_config >"$state/ssh_config"
+    written "$state/authorized_keys" 644 <"$state/id_ed25519.pub"
+    echo "[127.0.0.1]:$port_first,[localhost]:$port_first $(cut -d' ' -f1,2 "$state/host_key.pub")" | written "$state/known_hosts" 644
+    ssh_config | written "$state/ssh_config" 644
     if sshd_conf | replaced "$state/sshd_config" 644; then stop sshd; fi
     if [ "$mode" != plain ]; then
         if slurmdbd_conf | with_lines "${slurmdbd_lines[@]}" | replaced "$state/etc/slurmdbd.conf" 600; then stop slurmdbd; fi
@@ -379,8 +380,8 @@ configure() { # a changed configuration ends the daemons that read it; jobs go o
     if [ -n "$changed" ]; then
         for daemon in slurmctld $(seq -f 'slurmd:n%g' 16); do stop "$daemon"; done
     fi
-    printf 'mode=%s nodes=%s\n' "$mode" "$nodes" >"$state/settings"
-    description >"$state/cluster.json"
+    echo "mode=$mode nodes=$nodes" | written "$state/settings" 644
+    description | written "$state/cluster.json" 644
 }
 
 # ---- starting -------------------------------------------------------------------------------------------------------------------

@@ -113,10 +113,11 @@ def test_slurmctld_is_killed(slurm_alone: Cluster) -> None:
     """A killed slurmctld answers nobody; started again it knows its jobs, those that ran on meanwhile too."""
     running = _submit(slurm_alone, "--wrap 'sleep 600'")
     until(lambda: slurm_alone.state_of(running) == "RUNNING", 30, "the job did not start")
-    waiting = _submit(slurm_alone, "-J kept-while-away --hold --wrap true")
+    name = f"kept-{time.time_ns()}"
+    waiting = _submit(slurm_alone, f"-J {name} --hold --wrap true")
     # the queue is written every few seconds; after kill -9 only what was written is known
     queue = slurm_alone.state / "spool" / "slurmctld" / "job_state"
-    until(lambda: b"kept-while-away" in queue.read_bytes(), 30, "slurmctld did not write its queue")
+    until(lambda: name.encode() in queue.read_bytes(), 30, "slurmctld did not write its queue")
     slurm_alone.control("kill")
     assert slurm_alone.run(["scontrol", "ping"]).returncode == 1
     slurm_alone.control("start")
