@@ -35,10 +35,10 @@ from reconciler.fresh import Fresh, Gathered, by_run
 from reconciler.housekeeping import Clean
 from reconciler.jobrequest import job_request
 from reconciler.ledger import Ledger
-from reconciler.ledger.rows import StoredRun
+from reconciler.ledger.rows import StoredRun, UsageChange
 from reconciler.log import EventName
 from reconciler.manifest.assemble import Desired
-from reconciler.outlook import GENERATED_BYTES_MAX, PLACE_OPTIONS, Outlook
+from reconciler.outlook import GENERATED_BYTES_MAX, Outlook
 from reconciler.saving import ObjectChanges, batch_of
 from reconciler.workshop import Workshop
 
@@ -63,6 +63,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+#: What a person should know of a backend (core/observed.py Snapshot).
+About = Mapping[str, str | int | float]
+
+
 class Reporter(Protocol):
     """Who is told what was saved: status files now, notifications later. What it says of objects is saved with the next cycle."""
 
@@ -72,8 +76,12 @@ class Reporter(Protocol):
     def decided(self, decisions: Decisions, heads: Mapping[str, Mapping[str, RunHead]]) -> None:
         """Which runs are owed was decided anew."""
 
-    def backends(self, views: Mapping[str, BackendView], unowned: frozenset[str]) -> None:
-        """How the backends look now, and which of them are somebody else's. Called at each cycle; cheap when nothing changed."""
+    def backends(self, views: Mapping[str, BackendView], unowned: frozenset[str], about: Mapping[str, About]) -> None:
+        """How the backends look now, which of them are somebody else's, and what else a person should know of each. Called at each cycle;
+        cheap when nothing changed."""
+
+    def used(self, runs: Iterable[str]) -> None:
+        """What jobs of these runs used came to be known, and was saved."""
 
     def unsaved(self, ending: Sequence[Step]) -> ObjectChanges:
         """What changed about objects since `saved` was last called, and what the steps change that end a run in this very batch."""
@@ -222,9 +230,13 @@ class Controller:
         steps = self._learn(gathered, views, now)
         self._make(steps, now)
         self._send(steps, views, now)
-        self._parts.reporter.backends(views, frozenset(name for name, outlook in self.outlooks.items() if outlook.unowned))
-        if await self._save(steps):
+        unowned = frozenset(name for name, outlook in self.outlooks.items() if outlook.unowned)
+        self._parts.reporter.backends(views, unowned, {name: outlook.about for name, outlook in self.outlooks.items()})
+        used = [change for each in gathered.values() for change in each.used]
+        if await self._save(steps, used):
             self._adopt(steps, gathered)
+            self._parts.reporter.used({change.run for change in used})
+            self._renew()
         elapsed_s = monotonic() - began
         if elapsed_s > SLOW_CYCLE_S:
             log.warning(EventName.LOOP_SLOW, seconds=round(elapsed_s, 2), runs=len(self._fleet.runs))
@@ -252,8 +264,12 @@ class Controller:
                 live.wake_at = now
             else:
                 self._undecided = True
+
+    def _renew(self) -> None:
+        """Backends whose document needs another in their place get it when that is possible. At the end of a cycle: all that they said is
+        saved, and nothing of it is lost with them."""
         for name, spec in list(self._later.items()):
-            if self.outlooks[name].expendable:
+            if self.outlooks[name].yields_to(spec):
                 del self._later[name]
                 self._take_backend(spec)
 
@@ -286,14 +302,13 @@ class Controller:
             outlook.gone = name not in desired.backends
 
     def _take_backend(self, spec: BackendSpec) -> None:
-        """Follow a backend as its document has it now. One whose jobs are elsewhere than it says is followed there to their end."""
+        """Follow a backend as its document has it now. One whose jobs are elsewhere than it says is followed there to their end; one that
+        is only to be made otherwise is replaced as soon as nothing is under way there."""
         outlook = self.outlooks.get(spec.name)
-        if outlook is not None and outlook.place_of(spec) != outlook.place_of(outlook.spec):
-            if not outlook.expendable:
+        if outlook is not None and not outlook.suits(spec):
+            if not outlook.yields_to(spec):
                 self._later[spec.name] = spec
-                where = {**spec.options, **{key: outlook.spec.options[key] for key in PLACE_OPTIONS if key in outlook.spec.options}}
-                outlook.spec = replace(spec, options=where)
-                outlook.later = f"its spool is another one now; that counts when its {len(outlook.expected)} jobs have ended"
+                outlook.wait_for(spec)
                 return
             self._closing.add(task := asyncio.ensure_future(outlook.close()))
             task.add_done_callback(self._closing.discard)
@@ -305,7 +320,7 @@ class Controller:
                     if backend == spec.name:
                         outlook.expect(job, expected)
             outlook.start()
-        outlook.spec, outlook.gone, outlook.later = spec, False, ""
+        outlook.follow(spec)
 
     def _decide(self, now: float) -> None:
         desired = self._desired
@@ -467,10 +482,10 @@ class Controller:
 
     # -- save and act ---------------------------------------------------------------------------------------------------------
 
-    async def _save(self, steps: dict[str, Step]) -> bool:
+    async def _save(self, steps: dict[str, Step], used: Sequence[UsageChange]) -> bool:
         """Make it all durable. False when that was not possible: then nothing of it may be done."""
         changes = self._parts.reporter.unsaved([step for step in steps.values() if step.alters and step.record.ended])
-        batch = batch_of([step for step in steps.values() if step.alters], changes)
+        batch = batch_of([step for step in steps.values() if step.alters], changes, used)
         if not batch and not self.unwritable:
             return True
         try:

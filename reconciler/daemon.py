@@ -41,7 +41,7 @@ from reconciler.outlook import Outlook
 from reconciler.places import Places, Station
 from reconciler.report import Report
 from reconciler.sources.watch import Watcher
-from reconciler.status import StatusWriter, view_of
+from reconciler.status import Asked, StatusWriter, view_of
 
 log = structlog.get_logger(__name__)
 
@@ -137,8 +137,7 @@ class Daemon:
             settings.status_dir,
             settings.instance,
             interval_s=settings.status_interval_s,
-            rebuild=lambda run: view_of(stored) if (stored := reader.stored(run)) else None,
-            log_of=self._log_of,
+            ask=Asked(lambda run: view_of(stored) if (stored := reader.stored(run)) else None, reader.usage, self._log_of),
         )
         for run, ended_at in await asyncio.to_thread(reader.ended):
             writer.expect_run(run, ended_at)

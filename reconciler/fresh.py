@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
-from reconciler.core.names import RUN_ID_LENGTH
-from reconciler.core.observed import Generated, JobFact, Receipt
+from reconciler.core.names import RUN_ID_LENGTH, parse_job_name
+from reconciler.core.observed import Generated, JobFact, Receipt, Usage
+from reconciler.ledger.rows import UsageChange
 from reconciler.outlook import Outlook
 
 
@@ -32,11 +33,18 @@ class Gathered:
     facts: dict[str, JobFact]
     absent: list[str]
     receipts: tuple[Receipt, ...]
+    usage: tuple[tuple[str, Usage], ...] = ()
 
     @classmethod
     def of(cls, outlook: Outlook) -> Gathered:
         facts, absent = outlook.news()
-        return cls(facts, absent, tuple(outlook.receipts))
+        return cls(facts, absent, tuple(outlook.receipts), tuple(outlook.usage.items()))
+
+    @property
+    def used(self) -> list[UsageChange]:
+        """What was told of finished jobs. It concerns no plan: their runs may have ended long ago."""
+        names = ((parse_job_name(job), usage) for job, usage in self.usage)
+        return [UsageChange(*name, usage) for name, usage in names if name is not None]
 
     def settle(self, outlook: Outlook, failed: Set[str]) -> None:
         """All of it is saved, but what concerns the runs in `failed`, which were not planned: that stays new."""
@@ -44,6 +52,9 @@ class Gathered:
             outlook.fold(self.facts, self.absent)
         else:
             outlook.fold({job: fact for job, fact in self.facts.items() if job[:RUN_ID_LENGTH] not in failed}, self.absent)
+        for job, usage in self.usage:
+            if outlook.usage.get(job) is usage:
+                del outlook.usage[job]
         outlook.receipts[: len(self.receipts)] = [receipt for receipt in self.receipts if receipt.job[:RUN_ID_LENGTH] in failed]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress, filterfalse
 from operator import is_not
 
@@ -18,7 +18,7 @@ import structlog
 from reconciler.backends.base import Backend, CancelRequest, FileRange, FileRequest, JobRequest
 from reconciler.clock import monotonic, utc_now
 from reconciler.core.desired import BackendSpec
-from reconciler.core.observed import Answer, BackendView, Expected, JobFact, Receipt, Snapshot
+from reconciler.core.observed import Answer, BackendView, Expected, JobFact, Receipt, Snapshot, Usage
 from reconciler.errors import NotOwner, StateLost, Unreachable
 from reconciler.log import EventName
 
@@ -30,8 +30,11 @@ LOOK_TIMEOUT_S = 60.0
 BACKOFF_S_MAX = 60.0
 #: A stop ends within 5 s, whatever a backend does. A connection needs a round trip to be closed.
 RELEASE_TIMEOUT_S = 2.0
-#: Options of a Backend document that say where its jobs' records are. While jobs live there, they cannot change.
-PLACE_OPTIONS = ("spool",)
+#: Options of a Backend document that say where its jobs' records are. While jobs live there, they cannot change. Of those of `ssh`, what
+#: says which machine and which user; a key may change at any time.
+PLACE_OPTIONS, SSH_PLACE_OPTIONS = ("spool", "host"), ("host", "port", "user", "jump")
+#: A backend that asks to be looked at again sooner is looked at after this: no opinion of it may keep the loop busy.
+AGAIN_S_MIN = 0.01
 #: After a submission was accepted: how long until that is saved, unless something else is, and until it is looked whether it runs.
 ACCEPTED_WAIT_S = 0.05
 SEEN_RUNNING_S = 0.25
@@ -68,14 +71,16 @@ class Outlook:
         self._release = release
         self._take = take
         self.lost: StateLost | None = None  # found while taking it: the daemon must stop
-        self.spec = spec
+        self.spec = self._made = spec  # as its document is now, and as it was when `backend` was made
         self.backend = backend
         self.poll_interval_s = poll_interval_s
         self.later = ""  # a change of its document that cannot count yet, in words
+        self._yielding = False  # the next cycle in which nothing is under way here makes another in its place
         self.gone = False  # its document was removed: nothing new is sent, what runs is followed to its end
         self.expected: dict[str, Expected] = {}  # job names believed alive, kept up by the controller
         self.receipts: list[Receipt] = []
         self.fetched: list[Fetched] = []
+        self.usage: dict[str, Usage] = {}  # by job name, until it has been saved
         self.looks = 0  # how many came back
         self.tried = 0  # how many were begun and ended in any way
         self.problem = ""  # "": reachable; else why not
@@ -95,6 +100,7 @@ class Outlook:
         self._sent_before = 0  # of those, how many before the newest snapshot's look began
         self._look_at = math.inf
         self._tasks: set[asyncio.Task[None]] = set()
+        self._acts: set[asyncio.Task[None]] = set()  # of those, all but the looking
         self._failures = 0
 
     def start(self) -> None:
@@ -132,15 +138,31 @@ class Outlook:
             self._look_at = at
             self._due.set()
 
-    @property
-    def expendable(self) -> bool:
-        """Another may take its place: no job of it may be alive, or nothing could ever be done through it."""
-        return not self.expected or not self.looks
+    def suits(self, spec: BackendSpec) -> bool:
+        """Whether the backend that was made is the one that this document asks for."""
+        return place_of(spec) == place_of(self._made) and spec.options == self._made.options
 
-    @staticmethod
-    def place_of(spec: BackendSpec) -> tuple[object, ...]:
-        """What of a backend's document says where its jobs and their records are."""
-        return (spec.type, *(spec.options.get(key) or None for key in PLACE_OPTIONS))
+    def yields_to(self, spec: BackendSpec) -> bool:
+        """Whether another may take its place for this document, now. Elsewhere: when no job of it may be alive, or nothing could ever be
+        done through it. In the same place, only made otherwise: as soon as nothing is under way."""
+        if place_of(spec) != place_of(self._made):
+            return not self.expected or not self.looks
+        return not (self._acts or self.receipts or self.fetched or self.usage)
+
+    def follow(self, spec: BackendSpec) -> None:
+        """Its document is this now, and all of it counts."""
+        self.spec, self.gone, self.later, self._yielding = spec, False, "", False
+
+    def wait_for(self, spec: BackendSpec) -> None:
+        """Its document is this now, which needs another in its place: what this one was made of stays in force until then."""
+        now, then = place_of(spec), place_of(self._made)
+        moved = [key for key, value in now.items() if value != then[key]]
+        self._yielding = not moved
+        self.later = "its options have changed; they count when what is being sent there has been answered"
+        if moved:
+            verb = "is another one" if len(moved) == 1 else "are other ones"
+            self.later = f"its {' and '.join(moved)} {verb} now; that counts when its {len(self.expected)} jobs have ended"
+        self.spec, self.gone = replace(spec, type=self._made.type, options=self._made.options), False
 
     @property
     def reachable(self) -> bool:
@@ -157,11 +179,17 @@ class Outlook:
             complete=bool(snapshot and snapshot.complete),
             absence_grace_s=spec.absence_grace_s,
             reason=self.problem,
-            accepts=not (held or spec.draining or self.gone),
+            accepts=not (held or spec.draining or self.gone or self._yielding),
             scheduler_started_at=snapshot.scheduler_started_at if snapshot else None,
             strays=snapshot.unexpected if snapshot else (),
+            forgotten=snapshot.forgotten if snapshot else frozenset(),
             later=self.later,
         )
+
+    @property
+    def about(self) -> Mapping[str, str | int | float]:
+        """What a person should know of the backend, as the newest look has it."""
+        return self._snapshot.about if self._snapshot else {}
 
     def room(self) -> int | None:
         """How many more jobs the scheduler says it would take, less what was sent since it was asked; None when it has no opinion."""
@@ -209,26 +237,32 @@ class Outlook:
             self.expected.pop(job, None)
             self._folded.pop(job, None)
         if jobs:
-            self._spawn(self._forget(tuple(jobs)))
+            self._act(self._forget(tuple(jobs)))
 
     def submit(self, jobs: Sequence[JobRequest]) -> None:
         """Send these, in the background. Their intents are saved."""
         self._in_flight.update(job.job for job in jobs)
         self._sent += len(jobs)
-        self._spawn(self._send(tuple(jobs)))
+        self._act(self._send(tuple(jobs)))
 
     def cancel(self, jobs: Sequence[CancelRequest]) -> None:
         """Revoke and end these, in the background."""
-        self._spawn(self._end(tuple(jobs)))
+        self._act(self._end(tuple(jobs)))
 
     def fetch(self, request: FileRequest) -> None:
         """Read a generator's file, in the background."""
-        self._spawn(self._read(request))
+        self._act(self._read(request))
 
-    def _spawn(self, work: Awaitable[None]) -> None:
+    def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _act(self, work: Awaitable[None]) -> None:
+        """Beside the looks, and beside each other: a submission may take minutes."""
+        self._acts.add(task := self._spawn(work))
+        task.add_done_callback(self._acts.discard)
 
     async def _poll(self) -> None:
         while True:
@@ -236,8 +270,14 @@ class Outlook:
             await self._look()
             self.tried += 1
             self._wake()
-            pause_s = min(BACKOFF_S_MAX, 2.0 ** min(self._failures - 1, 10)) if self._failures else self.poll_interval_s
-            await self._pause(monotonic() + pause_s)
+            await self._pause(monotonic() + self._pause_s())
+
+    def _pause_s(self) -> float:
+        """How long until the next look, when nothing happens."""
+        if self._failures:
+            return min(BACKOFF_S_MAX, 2.0 ** min(self._failures - 1, 10))
+        again_s = self._snapshot.again_s if self._snapshot else None
+        return self.poll_interval_s if again_s is None else max(AGAIN_S_MIN, again_s)
 
     async def _pause(self, until: float) -> None:
         """Wait for a reason to look: the interval, `look_by`, `look_now`, or `look_soon`, which does not count after a failure."""
@@ -271,12 +311,21 @@ class Outlook:
             log.exception(EventName.OBJECT_FAILED, kind="Backend", name=self.spec.name, verb="look")
             self._fail(f"{type(error).__name__}: {error}", EventName.BACKEND_UNREACHABLE)
         else:
-            if self._snapshot is None or snapshot.began_at >= self._snapshot.began_at:
-                self._snapshot, self._asked, self._sent_before = snapshot, asked, sent
-            if self.problem:
-                log.info(EventName.BACKEND_REACHABLE, backend=self.spec.name, after_s=round(utc_now() - self.problem_since, 1))
-            self.problem, self._failures, self.unowned = "", 0, False
-            self.looks += 1
+            self._take_in(snapshot, asked, sent)
+
+    def _take_in(self, snapshot: Snapshot, asked: Mapping[str, Expected], sent: int) -> None:
+        """A look came back. `asked`: what was expected when it began; `sent`: how many jobs had been handed over and answered by then."""
+        self.usage.update(snapshot.usage)
+        if self._snapshot is None or snapshot.began_at >= self._snapshot.began_at:
+            self._snapshot, self._asked, self._sent_before = snapshot, asked, sent
+        self.looks += 1
+        self.unowned = False
+        if snapshot.problem:
+            self._fail(snapshot.problem, EventName.BACKEND_UNREACHABLE)
+            return
+        if self.problem:
+            log.info(EventName.BACKEND_REACHABLE, backend=self.spec.name, after_s=round(utc_now() - self.problem_since, 1))
+        self.problem, self._failures = "", 0
 
     def _fail(self, problem: str, event: EventName) -> None:
         self._failures += 1
@@ -333,6 +382,14 @@ class Outlook:
             return  # its mailbox stays fuller than it must be; nothing depends on it
         except Exception:  # one backend's bug must not stop the others
             log.exception(EventName.OBJECT_FAILED, kind="Backend", name=self.spec.name, verb="forget")
+
+
+def place_of(spec: BackendSpec) -> dict[str, object]:
+    """What of a backend's document says where its jobs and their records are, by its name there."""
+    ssh = spec.options.get("ssh")
+    far = ssh if isinstance(ssh, Mapping) else {}
+    here = {key: spec.options.get(key) or None for key in PLACE_OPTIONS}
+    return {"type": spec.type, **here, **{f"ssh.{key}": far.get(key) or None for key in SSH_PLACE_OPTIONS}}
 
 
 # With 100,000 jobs, looking up every name of one dictionary in another costs 10 to 90 ms, depending on who else uses the caches; going

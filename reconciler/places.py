@@ -17,14 +17,17 @@ from typing import Protocol
 
 from reconciler.aside import aside
 from reconciler.backends.base import Backend, Cleaner, Inspector
+from reconciler.backends.dialect import Dialect
 from reconciler.backends.local import LocalBackend
 from reconciler.backends.marks import Owner
 from reconciler.config import Settings
 from reconciler.core.desired import BackendSpec, Place
 from reconciler.core.names import RUN_ID_LENGTH
 from reconciler.core.observed import JobFact
+from reconciler.hosts.base import Host
 from reconciler.manifest.assemble import Site
 from reconciler.manifest.origin import SourceSpec
+from reconciler.manifest.schema_backend import ACCEPT_NEW
 from reconciler.sources.base import Source
 from reconciler.sources.folder import FolderSource
 from reconciler.sources.watch import Watcher
@@ -33,9 +36,6 @@ from reconciler.sources.watch import Watcher
 NOBODY = Owner("nobody", 0)
 #: What is read of the trusted folder. Hidden files and folders are left out.
 TRUSTED_INCLUDE = ("**/*.yaml", "**/*.yml", "*.yaml", "*.yml", ".hut/**/*.yaml", ".hut/workflows/*.json")
-#: Where a cluster keeps the records of a backend's jobs, when its document does not say: below the home of the user there.
-CLUSTER_SPOOL = "~/.reconciler"
-
 
 class Works(Backend, Inspector, Cleaner, Protocol):
     """Everything that may be asked of a place where jobs run."""
@@ -63,6 +63,7 @@ class Station:
     when nobody knows yet.
     """
 
+    spec: BackendSpec
     works: Works
     where: str
     own: Callable[[], Awaitable[None]]
@@ -107,7 +108,7 @@ class Places:
 
     def backend(self, spec: BackendSpec, owner: Owner, changed: Changed) -> Station:
         """A backend, from its document. Nothing is asked of it yet. Other types than these are refused by their model."""
-        return self._local(spec, owner, changed)
+        return self._slurm(spec, owner, changed) if spec.type == "slurm" else self._local(spec, owner, changed)
 
     def _local(self, spec: BackendSpec, owner: Owner, changed: Changed) -> Station:
         spool = self.spool(spec)
@@ -117,6 +118,7 @@ class Places:
             backend.close()
 
         return Station(
+            spec=spec,
             works=backend,
             where=str(spool),
             own=partial(aside, backend.own),
@@ -124,6 +126,42 @@ class Places:
             left=partial(aside, backend.traces),
             close=close,
             log=lambda job: str(spool / "runs" / job[:RUN_ID_LENGTH] / job / "out"),
+        )
+
+    def _slurm(self, spec: BackendSpec, owner: Owner, changed: Changed) -> Station:
+        from reconciler.backends.slurm import Slurm
+
+        options = spec.options
+        dialect = Slurm(
+            partition_map={str(name): str(real) for name, real in _mapping(options, "partition_map").items()},
+            default_partition=_text(options, "default_partition"),
+            account=_text(options, "account"),
+            scheduler_args=_texts(options, "scheduler_args"),
+        )
+        return self._cluster(spec, dialect, owner, changed)
+
+    def _cluster(self, spec: BackendSpec, dialect: Dialect, owner: Owner, changed: Changed) -> Station:
+        from reconciler.backends.cluster import ClusterBackend, ClusterPlace
+
+        options, host = spec.options, _host(spec)
+        place = ClusterPlace(
+            spool=_text(options, "spool"),
+            instance=self.settings.instance,
+            array=_text(options, "array"),
+            login_shell=bool(options.get("login_shell")),
+            poll_min_s=_number(options, "poll_min_s"),
+            poll_max_s=_number(options, "poll_max_s"),
+        )
+        backend = ClusterBackend(spec.name, host, dialect, place, owner, changed)
+        return Station(
+            spec=spec,
+            works=backend,
+            where=f"{host.where}:{place.spool}/{place.instance}",
+            own=backend.own,
+            owner_there=backend.owner_there,
+            left=backend.traces,
+            close=backend.close,
+            log=backend.log_path,
         )
 
     def spool(self, spec: BackendSpec) -> Path:
@@ -161,6 +199,35 @@ def nobody_told() -> None:
     """Nobody is told when a backend that is only looked at changes."""
 
 
+def _host(spec: BackendSpec) -> Host:
+    """The machine on which a batch system is asked: this one, or one that is logged in to."""
+    login_shell = bool(spec.options.get("login_shell"))
+    if spec.options.get("host") == "local":
+        from reconciler.hosts.local import LocalHost
+
+        return LocalHost(login_shell)
+    from reconciler.hosts.ssh import SshHost
+    from reconciler.hosts.ssh_place import SshPlace
+
+    ssh = _mapping(spec.options, "ssh")
+    port = ssh.get("port")
+    known_hosts = _text(ssh, "known_hosts")
+    return SshHost(
+        SshPlace(
+            host=_text(ssh, "host"),
+            port=port if isinstance(port, int) else None,
+            user=_text(ssh, "user"),
+            key_path=_text(ssh, "key_path"),
+            cert_path=_text(ssh, "cert_path"),
+            known_hosts="" if known_hosts == ACCEPT_NEW else known_hosts,
+            accept_new=known_hosts == ACCEPT_NEW,
+            jump=_text(ssh, "jump"),
+            config_path=_text(ssh, "config"),
+            login_shell=login_shell,
+        )
+    )
+
+
 def _path(text: str) -> Path | None:
     return Path(text).expanduser() if text else None
 
@@ -169,3 +236,21 @@ def _text(options: Mapping[str, object], key: str) -> str:
     """An option that is text; "" when it is not given."""
     value = options.get(key)
     return value if isinstance(value, str) else ""
+
+
+def _texts(options: Mapping[str, object], key: str) -> tuple[str, ...]:
+    value = options.get(key)
+    return tuple(str(each) for each in value) if isinstance(value, tuple | list) else ()
+
+
+def _number(options: Mapping[str, object], key: str) -> float:
+    """An option that is a number; a cluster's document has every one, with its default."""
+    value = options[key]
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+def _mapping(options: Mapping[str, object], key: str) -> Mapping[str, object]:
+    """An option that is a mapping; empty when it is not given."""
+    value = options.get(key)
+    return value if isinstance(value, Mapping) else {}

@@ -13,6 +13,7 @@ from __future__ import annotations
 from asyncio import Future
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import ParamSpec
 
 import structlog
@@ -57,6 +58,8 @@ P = ParamSpec("P")
 
 #: How often at most the words that are behind are said. The end of a run is told at once.
 REFRESH_S = 1.0
+#: What is only good to know of a backend (calls an hour, sizes) changes with every look; it is told so often, or with what matters.
+ABOUT_S = 60.0
 
 
 @dataclass(slots=True)
@@ -116,6 +119,7 @@ class Report:
         self._poked = False  # a cycle has been asked for
         self._views: Mapping[str, BackendView] = {}
         self._specs: dict[str, BackendSpec] = {}  # as the backends were last told
+        self._about: dict[str, tuple[Mapping[str, object], float]] = {}  # what was last told about them, and when
         self._unwritten = ""  # why status files cannot be written, as last told
         self._late: Mapping[str, str] = {}  # by source: why its changes are found late, as last told
         self.feeds: Mapping[str, Feed] = {}
@@ -185,19 +189,27 @@ class Report:
                 self._dirty["Workflow", workflow] = None
         self._writer.put_run(RunView(step.run, step.record, suspended, self._views))
 
-    def backends(self, views: Mapping[str, BackendView], unowned: frozenset[str]) -> None:
-        """How the backends look now, and which of them are somebody else's."""
+    def backends(
+        self, views: Mapping[str, BackendView], unowned: frozenset[str], about: Mapping[str, Mapping[str, object]] = MappingProxyType({})
+    ) -> None:
+        """How the backends look now, which of them are somebody else's, and what else a person should know of each."""
         specs = self._desired.backends if self._desired else {}
         changed = False
         for name, view in views.items():
             before, spec = self._views.get(name), specs.get(name)
-            if spec is None or (before is not None and not _differs(before, view) and self._specs.get(name) == spec):
+            same = before is not None and not _differs(before, view) and self._specs.get(name) == spec
+            if spec is None or (same and not self._is_about_due(name, about.get(name, {}))):
                 continue
-            changed, self._specs[name] = True, spec
-            self._apart(("Backend", name), self._say_backend, spec, view, name in unowned)
+            changed, self._specs[name] = changed or not same, spec
+            self._apart(("Backend", name), self._say_backend, spec, view, name in unowned, about.get(name, {}))
         self._views = dict(views)
         if changed:
             self._dirty.update((("Workflow", name), None) for name, newest in self._newest.items() if isinstance(newest, Alive))
+
+    def used(self, runs: Iterable[str]) -> None:
+        """What jobs of these runs used came to be known, and was saved: the writer asks the ledger for it."""
+        for run in runs:
+            self._writer.refresh_run(run)
 
     def unsaved(self, ending: Sequence[Step] = ()) -> ObjectChanges:
         """What changed about objects since `saved` was last called. `ending`: steps of the same batch that end a run; what they change
@@ -435,11 +447,21 @@ class Report:
         place = Place("", desired.good[key].file if key in desired.good else "", 1)
         self._say(key, _Words(conditions, place, {"observed_revision": view.revision}))
 
-    def _say_backend(self, spec: BackendSpec, view: BackendView, unowned: bool) -> None:
+    def _is_about_due(self, name: str, about: Mapping[str, object]) -> bool:
+        """Whether what is only good to know is told for its own sake."""
+        told, at = self._about.get(name, ({}, 0.0))
+        return about != told and utc_now() >= at + ABOUT_S
+
+    def _say_backend(self, spec: BackendSpec, view: BackendView, unowned: bool, about: Mapping[str, object]) -> None:
         conditions = noted(backend_conditions(spec, view, view.reason if unowned else ""), view.later, strays(view.strays))
         body: dict[str, Json] = {"type": spec.type, "max_concurrent": spec.max_concurrent, "absence_grace_s": spec.absence_grace_s}
-        said = {key: body[key] for key in ("type", "max_concurrent")}
-        self._say(("Backend", spec.name), _Words(conditions, spec.place, said, body=body))
+        said: dict[str, object] = {key: body[key] for key in ("type", "max_concurrent")}
+        self._about[spec.name] = (dict(about), utc_now())
+        key = ("Backend", spec.name)
+        if view.began_at is None and not about and key in self._told:
+            said["about"] = said_of(self._told[key].row).get("about")  # what an earlier daemon saw, until there is something newer
+        said["about"] = about or said.get("about")
+        self._say(key, _Words(conditions, spec.place, {name: value for name, value in said.items() if value}, body=body))
 
     # -- saying -------------------------------------------------------------------------------------------------------------------
 

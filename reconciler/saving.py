@@ -9,7 +9,7 @@ from reconciler.core.cost import core_hours_used
 from reconciler.core.record import Event
 from reconciler.core.summary import phase_of
 from reconciler.fleet import Step
-from reconciler.ledger.rows import Appended, Batch, NewRun, ObjectRow, RunChange, TaskChange
+from reconciler.ledger.rows import Appended, Batch, NewRun, ObjectRow, RunChange, TaskChange, UsageChange
 
 
 class ObjectChanges(NamedTuple):
@@ -22,8 +22,8 @@ class ObjectChanges(NamedTuple):
     released: tuple[str, ...] = ()
 
 
-def batch_of(steps: Sequence[Step], about: ObjectChanges) -> Batch:
-    """Everything that `steps` change, and what changed about the desired state."""
+def batch_of(steps: Sequence[Step], about: ObjectChanges, used: Sequence[UsageChange] = ()) -> Batch:
+    """Everything that `steps` change, what changed about the desired state, and what finished jobs used."""
     new, appended, tasks, runs = [], [], [], []
     for step in steps:
         if step.before is None:
@@ -36,7 +36,8 @@ def batch_of(steps: Sequence[Step], about: ObjectChanges) -> Batch:
             tasks += [TaskChange(step.run.id, task_id, step.record.tasks[task_id]) for task_id in step.changed if task_id not in fresh]
         runs.append(_change(step))
     events = (*about.events, *(event for step in steps for event in step.events))
-    return Batch(tuple(new), tuple(appended), tuple(tasks), tuple(runs), events, about.objects, about.gone, about.released)
+    changed = (tuple(new), tuple(appended), tuple(tasks), tuple(runs))
+    return Batch(*changed, events, about.objects, about.gone, about.released, tuple(used))
 
 
 def _generator(step: Step) -> str:

@@ -18,7 +18,7 @@ from reconciler.core.names import run_id
 from reconciler.core.record import Event, Phase, RunHead, TaskRecord, TaskState
 from reconciler.errors import LedgerCorrupt, LedgerError, StateLost
 from reconciler.ledger import Appended, Batch, Identity, Ledger, LedgerReader, NewRun, ObjectRow, Owner, RunChange, TaskChange, check_traces
-from reconciler.ledger.schema import MIGRATIONS, RECORD_COLUMNS, VERSION
+from reconciler.ledger.schema import MIGRATIONS, RECORD_COLUMNS, USAGE_COLUMNS, VERSION
 from tests.ledger_samples import RECORDS, changed, ended, new, new_runs, sample_run
 
 RUN = sample_run()
@@ -58,14 +58,14 @@ def test_what_was_saved_is_there(data: st.DataObject) -> None:
 
 
 def test_each_record_field_has_its_column(ledger: Ledger) -> None:
-    """The table `tasks` has one column for each field of a record, in its order."""
+    """The table `tasks` has one column for each field of a record, in its order, and then those of what an attempt used."""
     columns = [row[1] for row in ledger._db.execute("PRAGMA table_info(tasks)")]
-    assert columns == ["run", "task", *RECORD_COLUMNS]
+    assert columns == ["run", "task", *RECORD_COLUMNS, *USAGE_COLUMNS]
 
 
 def test_an_unchanged_form_keeps_its_version() -> None:
     """Released migrations are never edited: a change of the tables is a new entry."""
-    assert VERSION == len(MIGRATIONS) == 2
+    assert VERSION == len(MIGRATIONS) == 3
 
 
 def test_an_older_ledger_is_read(ledger: Ledger, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_an_older_ledger_is_read(ledger: Ledger, tmp_path: Path) -> None:
     ledger.save(Batch(new_runs=(NewRun(RUN, {task.id: older for task in RUN.tasks}),)))
     ledger.close()
     with sqlite3.connect(tmp_path / "state" / "ledger.sqlite3") as db:
-        for column in ("ooms", "timeouts"):
+        for column in ("ooms", "timeouts", *USAGE_COLUMNS):
             db.execute(f"ALTER TABLE tasks DROP COLUMN {column}")
         db.execute("PRAGMA user_version = 1")
     db.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import reconciler.report
 from reconciler.core.observed import BackendView
 from reconciler.core.plan import remember
 from reconciler.core.record import RunHead, TaskRecord, TaskState
@@ -334,3 +335,33 @@ def test_a_backend_says_what_nobody_expects(desk: Desk) -> None:
     desk.report.backends({"here": view}, frozenset())
     desk.save()
     assert json.loads(json.dumps(desk.row("Backend", "here").body))["absence_grace_s"] == 9.0
+
+
+def test_what_is_good_to_know_of_a_backend_is_told_now_and_then(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers that change with every look are told at once the first time, then once a minute, or with what matters; as they are."""
+    now = [NOW]
+    monkeypatch.setattr(reconciler.report, "utc_now", lambda: now[0])
+    text = manifest("Backend", "here", {"type": "local", "max_concurrent": 3})
+    desk.direct(World({"b.yaml": text}).desired())
+
+    def told(calls: int, view: BackendView = SEEN, after_s: float = 1.0) -> object:
+        now[0] += after_s
+        desk.report.backends({"here": view}, frozenset(), {"here": {"scheduler": "Slurm 22.05.8", "calls_last_hour": calls}})
+        desk.save()
+        status = desk.row("Backend", "here").status
+        assert isinstance(status, dict)
+        return status["about"]
+
+    first = {"scheduler": "Slurm 22.05.8", "calls_last_hour": 1}
+    assert told(1) == first
+    assert told(2) == first
+    assert told(3, after_s=58.0) == first
+    assert told(4) == {**first, "calls_last_hour": 4}
+    assert told(5, replace(SEEN, reachable=False, reason="no route")) == {**first, "calls_last_hour": 5}
+    desk.again()
+    desk.direct(World({"b.yaml": text}).desired())
+    desk.report.backends({"here": replace(SEEN, began_at=None, reachable=False)}, frozenset(), {"here": {}})
+    desk.save()
+    status = desk.row("Backend", "here").status
+    assert isinstance(status, dict)
+    assert status["about"] == {**first, "calls_last_hour": 5}  # until there is something newer

@@ -16,7 +16,7 @@ from reconciler.core.desired import Cause, Task
 from reconciler.core.draft import remember
 from reconciler.core.record import Phase, TaskRecord, TaskState
 from reconciler.ledger import StoredRun
-from reconciler.status import RunView, StatusWriter, object_document, run_document, view_of
+from reconciler.status import Asked, RunView, StatusWriter, object_document, run_document, view_of
 from reconciler.status.folder import StatusFolder, parts_of
 from reconciler.yamlfile import parse
 from tests.ledger_samples import PLACE, sample_run
@@ -255,7 +255,7 @@ def test_a_run_that_ended_is_made_again_from_the_ledger(tmp_path: Path) -> None:
         asked.append(run)
         return kept.get(run)
 
-    writer = StatusWriter(tmp_path, "lab", interval_s=0.01, rebuild=rebuild)
+    writer = StatusWriter(tmp_path, "lab", interval_s=0.01, ask=Asked(rebuild))
     path = tmp_path / "run" / f"{RUN.id}.yaml"
     writer.put_run(kept[RUN.id])
     assert writer.flush()
@@ -291,7 +291,7 @@ def test_files_of_an_earlier_daemon_are_looked_after(tmp_path: Path, state: str)
         asked.append(run)
         return view(DONE, DONE, run_id=run)
 
-    second = StatusWriter(tmp_path, "lab", interval_s=0.01, rebuild=rebuild)
+    second = StatusWriter(tmp_path, "lab", interval_s=0.01, ask=Asked(rebuild))
     second.expect_run(RUN.id, 80.0)
     second.expect_run("f" * 12, 80.0)  # missing: shows that the look has happened
     until((tmp_path / "run" / f"{'f' * 12}.yaml").exists, "the look has happened")

@@ -13,6 +13,7 @@ from reconciler.clock import utc_now
 
 if TYPE_CHECKING:
     from reconciler.core.desired import Task
+    from reconciler.core.observed import Usage
     from reconciler.core.record import TaskRecord
     from reconciler.ledger.read import LedgerReader
     from reconciler.ledger.rows import ObjectRow, RunRow, StoredEvent
@@ -89,9 +90,9 @@ def _get_one(reader: LedgerReader, word: str, as_json: bool) -> int:
 
 
 def _get_run(reader: LedgerReader, run: RunRow, as_json: bool) -> int:
-    tasks = list(reader.tasks(run.id))
+    tasks, usage = list(reader.tasks(run.id)), reader.usage(run.id)
     if as_json:
-        print_json({**run_json(run), "tasks": [task_json(task, record) for task, record in tasks]})
+        print_json({**run_json(run), "tasks": [task_json(task, record, usage.get(task.id)) for task, record in tasks]})
         return 0
     say(f"run {run.id} of {run.workflow or '(unknown)'}: {run.phase}, {_counts(run.tasks)}")
     for words in filter(None, (run.cancelled and f"cancelled: {run.cancelled}", run.dropped, run.stalled and f"stalled: {run.stalled}")):
@@ -100,7 +101,9 @@ def _get_run(reader: LedgerReader, run: RunRow, as_json: bool) -> int:
         say("its tasks are no longer kept (the Settings' retention)")
     elif tasks:
         say()
-        print_table(["task", "state", "attempt", "exit", "time", "job", "reason"], (_task_row(*pair) for pair in tasks))
+        used = ["cpu", "memory"] if usage else []
+        headers = ["task", "state", "attempt", "exit", "time", *used, "job", "reason"]
+        print_table(headers, (_task_row(task, record, used and _used(usage.get(task.id))) for task, record in tasks))
     return 0
 
 
@@ -109,6 +112,12 @@ def conditions(row: ObjectRow) -> list[Mapping[str, object]]:
     status = row.status
     found = status.get("conditions") if isinstance(status, dict) else None
     return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
+def about(row: ObjectRow) -> Mapping[str, object]:
+    """What else a person should know of an object: of a backend, what its system says of itself."""
+    told = row.status.get("about") if isinstance(row.status, dict) else None
+    return told if isinstance(told, dict) else {}
 
 
 def condition(row: ObjectRow, kind: str) -> Mapping[str, object]:
@@ -143,8 +152,10 @@ def run_json(row: RunRow) -> dict[str, object]:
     }
 
 
-def task_json(task: Task, record: TaskRecord) -> dict[str, object]:
-    """A task as `--json` shows it. Times are null until they have come."""
+def task_json(task: Task, record: TaskRecord, usage: Usage | None = None) -> dict[str, object]:
+    """A task as `--json` shows it. Times are null until they have come; what it used is there when it is known."""
+    from reconciler.core.summary import usage_row
+
     return {
         "id": task.id,
         "state": str(record.state),
@@ -156,6 +167,7 @@ def task_json(task: Task, record: TaskRecord) -> dict[str, object]:
         "started_at": moment(record.started_at),
         "ended_at": moment(record.ended_at),
         "needs": list(task.needs),
+        **usage_row(usage),
     }
 
 
@@ -175,10 +187,17 @@ def _run_row(row: RunRow, now: float) -> list[str]:
     return [row.id, row.workflow or "(unknown)", str(row.phase), _counts(row.tasks), age(row.created_at, now)]
 
 
-def _task_row(task: Task, record: TaskRecord) -> list[str]:
+def _task_row(task: Task, record: TaskRecord, used: list[str]) -> list[str]:
     spent = age(record.started_at, record.ended_at or utc_now()) if record.started_at else "-"
     code = "-" if record.exit_code is None else str(record.exit_code)
-    return [task.id, str(record.state), str(record.attempt), code, spent, record.job_id or "-", record.reason]
+    return [task.id, str(record.state), str(record.attempt), code, spent, *used, record.job_id or "-", record.reason]
+
+
+def _used(usage: Usage | None) -> list[str]:
+    """Processor time and the most memory of a task; `-` for what is not known. The time that passed is in the table anyhow."""
+    cpu_s, memory_mb = (usage.cpu_s, usage.memory_max_mb) if usage else (None, None)
+    memory = "-" if memory_mb is None else f"{memory_mb / 1024:.1f}G" if memory_mb >= 1024 else f"{memory_mb:.0f}M"
+    return ["-" if cpu_s is None else age(1.0, 1.0 + cpu_s), memory]
 
 
 def _counts(counts: Mapping[str, int]) -> str:
@@ -194,6 +213,8 @@ def _print_object(row: ObjectRow) -> None:
     for key, value in (("revision", row.revision), ("digest", row.digest if row.kind == "Workflow" else "")):
         if value:
             say(f"  {key}: {value}")
+    for key, fact in about(row).items():
+        say(f"  {key}: {fact}")
     for each in conditions(row):
         say(f"  {each.get('type')}={each.get('status')} {each.get('reason')}: {each.get('message')}")
 

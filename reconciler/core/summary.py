@@ -18,7 +18,7 @@ from enum import StrEnum
 from reconciler.core.cost import core_hours_used
 from reconciler.core.desired import BackendSpec, Run
 from reconciler.core.draft import NEVER, awaits_tasks
-from reconciler.core.observed import BackendView
+from reconciler.core.observed import BackendView, Usage
 from reconciler.core.record import FINAL, Aim, Phase, RunRecord, TaskRecord, TaskState
 from reconciler.core.trigger import Held, Waiting, Word
 
@@ -227,6 +227,12 @@ def moves(run: Run, record: RunRecord, backends: Mapping[str, BackendView], held
         at < NEVER and not record.tasks[task_id].refusals and run.backend_of(record.known[task_id]) in takes
         for task_id, at in record.ready.items()
     )
+
+
+def usage_row(usage: Usage | None) -> dict[str, float]:
+    """What a job used, by the names in the status file; what is not known is left out."""
+    told = {} if usage is None else {"elapsed_s": usage.elapsed_s, "cpu_s": usage.cpu_s, "memory_max_mb": usage.memory_max_mb}
+    return {key: round(value, 1) for key, value in told.items() if value is not None}
 
 
 def span(seconds: float) -> str:

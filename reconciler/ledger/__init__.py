@@ -8,7 +8,19 @@ traces.py      is this ledger the newest that acted             recovery.py    a
 
 from reconciler.ledger.folder import Holder
 from reconciler.ledger.read import LedgerReader
-from reconciler.ledger.rows import Appended, Batch, Identity, NewRun, ObjectRow, RunChange, RunRow, StoredEvent, StoredRun, TaskChange
+from reconciler.ledger.rows import (
+    Appended,
+    Batch,
+    Identity,
+    NewRun,
+    ObjectRow,
+    RunChange,
+    RunRow,
+    StoredEvent,
+    StoredRun,
+    TaskChange,
+    UsageChange,
+)
 from reconciler.ledger.traces import Owner, check_traces
 from reconciler.ledger.writer import Ledger
 
@@ -27,5 +39,6 @@ __all__ = [
     "StoredEvent",
     "StoredRun",
     "TaskChange",
+    "UsageChange",
     "check_traces",
 ]

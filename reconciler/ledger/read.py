@@ -17,11 +17,22 @@ from typing import Any, Self
 
 from reconciler.core.codec import load
 from reconciler.core.desired import Run, Task
+from reconciler.core.observed import Usage
 from reconciler.core.record import Event, Phase, RunHead, TaskRecord
 from reconciler.errors import LedgerCorrupt, LedgerError
 from reconciler.ledger.folder import Holder, holder
 from reconciler.ledger.rows import Identity, ObjectRow, RunRow, StoredEvent, StoredRun
-from reconciler.ledger.schema import APPLICATION_ID, FILE_NAME, MIGRATIONS, RECORD_COLUMNS, VERSION, believed, record_of, unpacked
+from reconciler.ledger.schema import (
+    APPLICATION_ID,
+    FILE_NAME,
+    MIGRATIONS,
+    RECORD_COLUMNS,
+    USAGE_COLUMNS,
+    VERSION,
+    believed,
+    record_of,
+    unpacked,
+)
 
 _RECORD = ", ".join(f"t.{column}" for column in RECORD_COLUMNS)
 _TASKS = (
@@ -44,6 +55,7 @@ _ROW = (
 )
 _OBJECT = "SELECT kind, name, source, file, line, commit_id, revision, digest, generation, body, status, updated_at FROM objects "
 _EVENT = "SELECT seq, at, name, run, task, message, object FROM events "
+_USAGE = f"SELECT task, {', '.join(USAGE_COLUMNS[1:])} FROM tasks WHERE run = ? AND used_attempt = attempt"
 _BUSY_TIMEOUT_S = 5.0
 
 
@@ -187,6 +199,11 @@ class LedgerReader:
             db = stack.enter_context(contextlib.closing(_connected(self._path))) if self.exists else self._db
             for spec, _, _, *record in db.execute(_TASKS, (run,)):
                 yield load(Task, json.loads(spec)), record_of(record)
+
+    def usage(self, run: str) -> dict[str, Usage]:
+        """What the newest attempts of a run's tasks used, by task id; only of those of which that is known."""
+        with believed(self._path):
+            return {task: Usage(*measured) for task, *measured in self._db.execute(_USAGE, (run,))}
 
     def events(self, *, run: str = "", subject: str = "", after: int | None = None, limit: int = 1000) -> list[StoredEvent]:
         """At most `limit` events, oldest first: those with `seq` above `after`, or the newest ones when it is None.

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from reconciler.core.codec import Json
 from reconciler.core.desired import Run, Task
+from reconciler.core.observed import Usage
 from reconciler.core.record import Event, Phase, TaskRecord
 
 
@@ -36,6 +37,15 @@ class TaskChange(NamedTuple):
     run: str
     task: str
     record: TaskRecord
+
+
+class UsageChange(NamedTuple):
+    """What one attempt of a task used. Ignored when the task is not kept any more, or has another attempt by now."""
+
+    run: str
+    task: str
+    attempt: int
+    usage: Usage
 
 
 class RunChange(NamedTuple):
@@ -88,10 +98,11 @@ class Batch:
     objects: tuple[ObjectRow, ...] = ()
     gone: tuple[tuple[str, str], ...] = ()
     released: tuple[str, ...] = ()
+    usage: tuple[UsageChange, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether there is anything to save."""
-        parts = (self.new_runs, self.appended, self.tasks, self.runs, self.events, self.objects, self.gone, self.released)
+        parts = (self.new_runs, self.appended, self.tasks, self.runs, self.events, self.objects, self.gone, self.released, self.usage)
         return any(parts)
 
 

@@ -10,10 +10,12 @@ import contextlib
 import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from reconciler.core.desired import Cause
+from reconciler.core.observed import Usage
 from reconciler.core.record import Aim, TaskRecord, TaskState
 from reconciler.errors import LedgerCorrupt, LedgerError, LedgerUnwritable
 
@@ -61,10 +63,17 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE tasks ADD COLUMN ooms INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE tasks ADD COLUMN timeouts INTEGER NOT NULL DEFAULT 0",
     ),
+    (  # what the attempt `used_attempt` used, as accounting says; it comes after the end, so it is no part of a record
+        "ALTER TABLE tasks ADD COLUMN used_attempt INTEGER",
+        "ALTER TABLE tasks ADD COLUMN elapsed_s REAL",
+        "ALTER TABLE tasks ADD COLUMN cpu_s REAL",
+        "ALTER TABLE tasks ADD COLUMN memory_max_mb REAL",
+    ),
 )
 VERSION = len(MIGRATIONS)
 
 RECORD_COLUMNS = TaskRecord._fields  # the tests compare them with the table
+USAGE_COLUMNS = ("used_attempt", *(field.name for field in fields(Usage)))
 
 _STATE = {state: state.value for state in TaskState}
 _CAUSE: dict[Cause | None, str | None] = {None: None, **{cause: cause.value for cause in Cause}}

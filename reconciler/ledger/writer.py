@@ -11,12 +11,13 @@ what it had only changed is written again by the plan that follows.
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -33,6 +34,7 @@ from reconciler.ledger.schema import (
     FILE_NAME,
     MIGRATIONS,
     RECORD_COLUMNS,
+    USAGE_COLUMNS,
     VERSION,
     believed,
     clean,
@@ -58,6 +60,7 @@ _INSERT_RUN = (
 _INSERT_SPEC = "INSERT INTO specs (run, idx, id, generator, spec) VALUES (?, ?, ?, ?, ?)"
 _INSERT_TASK = f"INSERT INTO tasks (run, task, {_COLUMNS}) VALUES (?, ?, {_MARKS})"
 _UPDATE_TASK = f"UPDATE tasks SET {', '.join(f'{column} = ?' for column in RECORD_COLUMNS)} WHERE run = ? AND task = ?"
+_UPDATE_USAGE = f"UPDATE tasks SET {', '.join(f'{column} = ?' for column in USAGE_COLUMNS)} WHERE run = ? AND task = ? AND attempt = ?"
 _UPDATE_RUN = """UPDATE runs SET phase = ?, begun = max(begun, ?), cancelled = CASE cancelled WHEN '' THEN ? ELSE cancelled END,
     dropped = CASE dropped WHEN '' THEN ? ELSE dropped END, stalled = ?, ended_at = coalesce(ended_at, ?), core_hours = ?
     WHERE id = ? AND (ended_at IS NULL OR phase = ?)"""
@@ -379,6 +382,8 @@ def _write(db: sqlite3.Connection, batch: Batch) -> None:
             raise LedgerError(f"{len(rows) - changed} of {len(rows)} changed tasks are not in the ledger: {_missing(db, batch.tasks)}")
     for change in batch.runs:
         _write_change(db, change)
+    used = [(attempt, *map(_measured, astuple(usage)), run, task, attempt) for run, task, attempt, usage in batch.usage]
+    db.executemany(_UPDATE_USAGE, used)  # what is not there any more is not missed
     db.executemany(
         _INSERT_EVENT, [(at, name, run, task, clean(text), clean(subject)) for at, name, run, task, text, subject in batch.events]
     )
@@ -387,6 +392,11 @@ def _write(db: sqlite3.Connection, batch: Batch) -> None:
     db.executemany("INSERT OR IGNORE INTO released VALUES (?)", [(name,) for name in batch.released])
     if "*" in batch.released:
         db.execute("DELETE FROM meta WHERE key = 'recovered_at'")
+
+
+def _measured(value: float | None) -> float | None:
+    """What a scheduler measured; None when that is no quantity."""
+    return value if value is not None and 0 <= value < math.inf else None
 
 
 def _write_run(db: sqlite3.Connection, new: NewRun) -> None:

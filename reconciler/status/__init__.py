@@ -6,6 +6,6 @@ documents.py   records -> the documents that are written
 """
 
 from reconciler.status.documents import RunView, condition_rows, object_document, run_document, view_of
-from reconciler.status.writer import StatusWriter
+from reconciler.status.writer import Asked, StatusWriter
 
-__all__ = ["RunView", "StatusWriter", "condition_rows", "object_document", "run_document", "view_of"]
+__all__ = ["Asked", "RunView", "StatusWriter", "condition_rows", "object_document", "run_document", "view_of"]

@@ -12,9 +12,9 @@ from reconciler.clock import rfc3339
 from reconciler.core.desired import Run, Task
 from reconciler.core.draft import remember
 from reconciler.core.names import job_name
-from reconciler.core.observed import BackendView
+from reconciler.core.observed import BackendView, Usage
 from reconciler.core.record import RunRecord, TaskRecord
-from reconciler.core.summary import Condition, Truth, carry, run_conditions, run_summary
+from reconciler.core.summary import Condition, Truth, carry, run_conditions, run_summary, usage_row
 from reconciler.ledger.rows import StoredRun
 
 API_VERSION = "scripthut/v1"
@@ -27,12 +27,13 @@ LogOf = Callable[[str, str], str]
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """A run as it is reported. `suspended` and `backends` are what core/summary.py words its conditions with."""
+    """A run as it is reported. `suspended` and `backends` are what core/summary.py words its conditions with. `usage`: by task id."""
 
     run: Run
     record: RunRecord
     suspended: str = ""
     backends: Mapping[str, BackendView] = field(default_factory=dict)
+    usage: Mapping[str, Usage] = field(default_factory=dict)
 
 
 def view_of(stored: StoredRun) -> RunView | None:
@@ -82,7 +83,9 @@ def run_document(
         "core_hours": round(summary.core_hours, 4),
         "counts": {state.value: count for state, count in summary.tasks.items()},
         "conditions": condition_rows(conditions),
-        "tasks": {name: _row(run, record.known[name], task, log_of) for name, task in record.tasks.items()},
+        "tasks": {
+            name: {**_row(run, record.known[name], task, log_of), **usage_row(view.usage.get(name))} for name, task in record.tasks.items()
+        },
     }
     document: dict[str, object] = {
         "apiVersion": API_VERSION,

@@ -12,10 +12,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reconciler.clock import monotonic, utc_now
+from reconciler.core.observed import Usage
 from reconciler.core.summary import Condition
 from reconciler.errors import LedgerError
 from reconciler.status.documents import ROWS, LogOf, RunView, run_document
@@ -30,7 +31,15 @@ VERIFY_INTERVAL_S = 30.0
 BACKOFF_S_MAX = 60.0
 CLOSE_TIMEOUT_S = 2.0
 
-Rebuild = Callable[[str], RunView | None]
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a writer asks for when it writes. `rebuild` reads a run that has ended from the ledger (None: no longer kept); without it, what
+    was last reported of such a run is kept in memory. `usage_of` tells what a run's tasks used, `log_of` where a job's log is."""
+
+    rebuild: Callable[[str], RunView | None] | None = None
+    usage_of: Callable[[str], Mapping[str, Usage]] | None = None
+    log_of: LogOf | None = None
 
 
 @dataclass(slots=True)
@@ -59,13 +68,10 @@ class _File:
 class StatusWriter:
     """Writes status files below one folder. One for a daemon; every method may be called from any thread."""
 
-    def __init__(
-        self, status_dir: Path, instance: str, *, interval_s: float = 1.0, rebuild: Rebuild | None = None, log_of: LogOf | None = None
-    ) -> None:
-        """`rebuild` reads a run that has ended from the ledger (None: no longer kept); it is called on the writer's own thread. Without it
-        what was last reported of such a run is kept in memory. `log_of` tells where a job's log is."""
+    def __init__(self, status_dir: Path, instance: str, *, interval_s: float = 1.0, ask: Asked | None = None) -> None:
+        """`ask`: whom to ask, on the writer's own thread, for what is not reported."""
         self._folder = StatusFolder(status_dir)
-        self._instance, self._interval_s, self._rebuild, self._log_of = instance, interval_s, rebuild, log_of
+        self._instance, self._interval_s, self._ask = instance, interval_s, ask or Asked()
         self._changed = threading.Condition()
         self._files: dict[tuple[str, ...], _File] = {}
         self._dirty: dict[tuple[str, ...], None] = {}  # in the order in which they became so
@@ -100,6 +106,13 @@ class StatusWriter:
             self._files.setdefault(parts_of("Run", run_id), _File(modified_at=ended_at, run=run_id))
             self._verify_at = monotonic()
             self._changed.notify_all()
+
+    def refresh_run(self, run_id: str) -> None:
+        """What `usage_of` says of this run is another thing now. A run whose file is not looked after is left alone."""
+        with self._changed:
+            if (parts := parts_of("Run", run_id)) in self._files:
+                self._dirty.setdefault(parts)
+                self._changed.notify_all()
 
     def remove(self, kind: str, name: str) -> None:
         """There is no such object any more: its file goes."""
@@ -140,7 +153,9 @@ class StatusWriter:
 
     def _run_text(self, parts: tuple[str, ...], view: RunView) -> str:
         file = self._files.get(parts)
-        document, conditions = run_document(self._instance, view, utc_now(), file.conditions if file else (), self._log_of)
+        if self._ask.usage_of is not None:
+            view = replace(view, usage=self._ask.usage_of(view.run.id))
+        document, conditions = run_document(self._instance, view, utc_now(), file.conditions if file else (), self._ask.log_of)
         if file is not None:
             file.conditions = conditions
         return dump(document, rows=ROWS)
@@ -209,7 +224,7 @@ class StatusWriter:
             return
         make = file.make
         if make is None:
-            view = self._rebuild(file.run) if self._rebuild else None
+            view = self._ask.rebuild(file.run) if self._ask.rebuild else None
             if view is None:
                 file.gone = True  # no longer kept: the file may stay, but there is nothing to say any more
                 return
@@ -220,7 +235,7 @@ class StatusWriter:
         if file.signature is None or file.written != hash(data) or self._folder.signature(parts) != file.signature:
             file.signature = self._folder.write(parts, data, file.modified_at)
             file.written = hash(data)
-        if file.run and file.modified_at is not None and self._rebuild is not None:
+        if file.run and file.modified_at is not None and self._ask.rebuild is not None:
             file.make = None  # a run that ended can be read again; 100,000 finished tasks need not be in memory
 
     def _settle(self, parts: tuple[str, ...], file: _File, problem: str, now: float) -> None:
