@@ -15,8 +15,9 @@
 #                          a line that replaces the default of its key; `K=` removes it; may be given again
 #
 # What it touches: /var/lib/reconciler-slurm/NAME (settings, keys, state, logs), /run/reconciler-slurm/NAME (sockets, pids), loopback
-# ports 21000–22999, /run/sshd, the users rechpc and rechpc2 with their homes, and the packages, whose own daemons it keeps from being
-# started. Never /etc/slurm, /etc/munge or a process that it did not start: a pid is believed only with the right program and our path.
+# ports 21000–22999, /run/sshd, the users rechpc and rechpc2 with their homes, /etc/hosts where there is none, and the packages, whose
+# own daemons it keeps from being started. Never a configuration in /etc/slurm or /etc/munge, and never a process that it did not
+# start: a pid is believed only with the right program and this instance's path.
 set -euo pipefail
 export LC_ALL=C # a decimal point, and texts that are compared
 
@@ -182,13 +183,14 @@ choose_port() { # the first of a block of twenty, kept as long as the state is
     read -r port_first <"$state/port"
 }
 
-# Slurm's daemons listen on the address of the machine's own name. Where that is not loopback they get a name of their own for it,
+# Slurm's daemons listen on the address of the machine's own name. Where that is not loopback they, and sshd, get another name for it,
 # which needs the right to make a UTS namespace.
 choose_host() {
     enter=(env --default-signal) # a caller in the background ignores interrupts, and jobs would inherit that
     host=$(uname -n) && host=${host%%.*}
     address=$(getent ahostsv4 "$(uname -n)" | awk 'NR == 1 { print $1 }') || true
     case $address in 127.*) return ;; esac
+    [ -e /etc/hosts ] || echo '127.0.0.1 localhost' >/etc/hosts # a fresh debootstrap has none
     host=localhost
     address=$(getent ahostsv4 localhost | awk 'NR == 1 { print $1 }') || true
     case $address in 127.*) ;; *) die "localhost has no loopback address here: /etc/hosts needs '127.0.0.1 localhost'" ;; esac
@@ -395,7 +397,7 @@ start_munged() {
 }
 
 start_sshd() {
-    env --default-signal /usr/sbin/sshd -f "$state/sshd_config" -E "$state/log/sshd.log"
+    "${enter[@]}" /usr/sbin/sshd -f "$state/sshd_config" -E "$state/log/sshd.log"
     within 5 alive sshd || die_with_log "sshd did not start" "$state/log/sshd.log"
 }
 
