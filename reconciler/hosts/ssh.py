@@ -85,7 +85,6 @@ class SshHost:
     async def _hear(self, line: Line, session: Session, timeout_s: float) -> Outcome:
         """Send the program and wait for its end."""
         started = monotonic()
-        line.channels += 1
         try:
             session.send()
             async with asyncio.timeout(timeout_s):
@@ -94,7 +93,7 @@ class SshHost:
             raise self._doubt(session, f"no answer within {timeout_s:g} s") from None
         finally:
             session.abort()
-            line.channels -= 1
+            line.channels -= 1  # _opened counted it
         if session.too_large:
             raise Unreachable(f"{self.where}: the answer is larger than {OUTPUT_BYTES_MAX} bytes; {_GOES_ON}")
         if session.code is None or error is not None:
@@ -114,29 +113,38 @@ class SshHost:
         sshd counts a session until its program has ended, also when we closed the channel long ago. So programs that never end can use
         up a connection, and only a new one helps.
         """
-        pauses = self._tuning.refused_pauses_s
+        pauses = [*self._tuning.refused_pauses_s]
         while True:
             try:
-                session = await self._opened(line, Session(program))
-                line.refused = 0
-                return session
+                return await self._opened(line, Session(program))
             except asyncssh.ChannelOpenError as error:
                 reason = words(error)
             if line.lost is not None:
                 raise NotBegun(f"{self.where}: the connection broke ({line.lost})")
-            line.refused = 0 if line.channels else line.refused + 1
-            if line.refused > len(pauses):
+            if self._is_used_up(line):
                 self._link.retire(line, f"{self.where}: {reason}")
                 raise NotBegun(f"{self.where}: {reason}; programs that never end may hold all it allows; the next has a new connection")
-            await asyncio.sleep(pauses[line.refused - 1])  # the longest when others of ours have channels
+            await asyncio.sleep(pauses.pop(0) if len(pauses) > 1 else pauses[0])
+
+    def _is_used_up(self, line: Line) -> bool:
+        """To be asked after a refusal: true if there have been only refusals for long enough, and no channel of ours to wait for."""
+        if line.channels:
+            line.refused_since = None
+            return False
+        if line.refused_since is None:
+            line.refused_since = monotonic()
+        return monotonic() - line.refused_since >= self._tuning.refused_max_s
 
     async def _opened(self, line: Line, session: Session) -> Session:
         """Raises ChannelOpenError when it was refused, NotBegun for all else: nothing of the program has been sent here."""
         opening = asyncio.create_task(self._open_channel(line, session))
         self._openings.add(opening)
         opening.add_done_callback(self._openings.discard)
+        line.channels += 1
+        opened = False
         try:
-            return await asyncio.shield(opening)
+            await asyncio.shield(opening)
+            opened = True
         except asyncio.CancelledError:  # cancelled half-way, asyncssh would leave the channel open for ever
             opening.add_done_callback(_abandon)
             raise
@@ -144,6 +152,10 @@ class SshHost:
             raise
         except Exception as error:  # a fault in asyncssh must not hurt what runs elsewhere
             raise NotBegun(f"{self.where}: {words(error)}") from error
+        finally:
+            line.channels -= not opened
+        line.refused_since = None
+        return session
 
     async def _open_channel(self, line: Line, session: Session) -> Session:
         """With nothing of ours in its environment, and no terminal, whatever the ssh config says."""

@@ -19,7 +19,7 @@ from typing import TypedDict
 
 import asyncssh
 
-from reconciler.hosts.ssh_hostkeys import SSH_PORT, Doorman, Known, add, known
+from reconciler.hosts.ssh_hostkeys import SSH_PORT, Doorman, Known, add, algorithms, known
 from reconciler.hosts.ssh_keys import Keyring, Wanted, default_files, gather, load, stamp
 from reconciler.hosts.ssh_place import SshPlace
 from reconciler.hosts.ssh_words import Trouble, is_denied, words
@@ -54,14 +54,15 @@ class _Address(TypedDict, total=False):
 class Line:
     """A connection that is up, with the jump hosts' connections that carry it.
 
-    users: programs on it, from the wish for a channel to the end. channels: of these, the ones that have a channel. refused: how many
-    channels in a row the host did not open though we had none.
+    users: programs on it, from the wish for a channel to the end. channels: of these, the ones that have a channel or are being given
+    one. refused_since: by monotonic(), since when the host has opened no channel though we had none; None: it did.
     """
 
     def __init__(self, ways: _Ways) -> None:
         self._ways = ways
         self.connection, self._doorman = ways[-1]
-        self.users = self.channels = self.refused = 0
+        self.users = self.channels = 0
+        self.refused_since: float | None = None
 
     @property
     def lost(self) -> str | None:
@@ -152,7 +153,7 @@ class Dial:
                 client_factory=lambda: doorman,
                 known_hosts=(host.keys, host.authorities, host.revoked),
                 client_keys=ring.pairs,
-                server_host_key_algs="-*-cert-*" if not (host.keys or host.authorities) else (),
+                server_host_key_algs=algorithms(host),
                 keepalive_interval=self._place.keepalive_s,
                 keepalive_count_max=_KEEPALIVES_MAX,
                 connect_timeout=None,  # line() has the time

@@ -14,6 +14,14 @@ from pathlib import Path
 import asyncssh
 
 SSH_PORT = 22
+#: Kinds of host keys, and the signatures that we take from each, the best first.
+_SIGNATURES = {
+    "ssh-ed25519": ("ssh-ed25519",),
+    "ecdsa-sha2-nistp256": ("ecdsa-sha2-nistp256",),
+    "ecdsa-sha2-nistp384": ("ecdsa-sha2-nistp384",),
+    "ecdsa-sha2-nistp521": ("ecdsa-sha2-nistp521",),
+    "ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256"),
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,17 @@ def _lines(path: Path) -> list[str]:
         return path.read_text(errors="replace").splitlines()
     except FileNotFoundError:
         return []
+
+
+def algorithms(host: Known) -> list[str]:
+    """Which host keys to ask for: those that we know first, as OpenSSH does, and then all, so that a changed kind is seen as a change.
+
+    Certificates only if an authority is known: else a host that has one could never be checked by its plain key.
+    """
+    kinds = dict.fromkeys([*(key.get_algorithm() for key in host.keys), *_SIGNATURES])
+    plain = [name for kind in kinds for name in _SIGNATURES.get(kind, ())]
+    certified = [f"{name}-cert-v01@openssh.com" for name in plain] if host.authorities else []
+    return [*certified, *plain]
 
 
 def add(path: Path, line: str) -> None:

@@ -55,6 +55,7 @@ class Tuning:
     denied_first_s: float = 300  # sites lock an account or ban an address after a few failed logins within some minutes
     denied_max_s: float = 3600
     refused_pauses_s: tuple[float, ...] = (0.05, 0.2, 0.5, 1.0)  # between tries of a channel that the host did not open
+    refused_max_s: float = 2  # so long, with no channel of ours open: then a new connection is the cure
     jitter: Callable[[], float] = random.random
     now: Callable[[], float] = clock.monotonic
 

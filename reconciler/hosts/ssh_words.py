@@ -24,7 +24,7 @@ WORDS: dict[type[BaseException], str] = {
     asyncssh.ChannelOpenError: "it opened no channel ({reason})",
     # what is said on it
     asyncssh.HostKeyNotVerifiable: "its host key is not to be believed ({reason})",
-    asyncssh.KeyExchangeFailed: "no way to encrypt that both sides know, or no host key of a kind that known_hosts has for it ({reason})",
+    asyncssh.KeyExchangeFailed: "the two sides have no way to encrypt in common ({reason})",
     asyncssh.ProtocolNotSupported: "what listens there is no ssh server of version 2 ({reason})",
     asyncssh.ProtocolError: "it does not keep to the ssh protocol ({reason})",
     asyncssh.MACError: "data was changed on its way ({reason})",
