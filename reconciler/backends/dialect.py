@@ -59,8 +59,9 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One call of the submit command. `script` and `output` are absolute paths of the far side; `indexes` is shell text of the elements
-    ("" for a single job); `name` and `comment` are ours; `asked` is what `Dialect.asked` gave."""
+    """One call of the submit command. `script` and `output` are absolute paths of the far side, literally; `indexes` is shell text of the
+    elements ("" for a single job), each of which writes to `<output>.<index>`; `name` and `comment` are ours; `asked` is what
+    `Dialect.asked` gave."""
 
     name: str
     comment: str

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from reconciler.backends.base import CancelRequest, Capacity, Check, Explanation, FileRange, FileRequest, JobRequest, QueueRow
+from reconciler.backends.base import CancelRequest, Capacity, Check, Explanation, FileRange, FileRequest, JobRequest, QueueRow, Trace
 from reconciler.backends.files import Files, Question, Trouble, aside
 from reconciler.backends.marks import Claim, Owner, Process, Revoked
 from reconciler.backends.process import Life, clean_environment, folders_below, keep_files, processes_of, spawn, this_machine
@@ -54,15 +54,6 @@ class Tuning:
     pidfds_max: int | None = None
     now: Callable[[], float] = utc_now
     file_system: Callable[[Path], str] = file_system
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """What the spool holds about one job name, for `recover`. `fact` None: claimed at most, and nothing of it lives."""
-
-    job: str
-    claimed: bool
-    fact: JobFact | None
 
 
 class LocalBackend:

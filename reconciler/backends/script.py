@@ -1,16 +1,16 @@
 """The script of one job: pure text. Called by backends that run jobs through a shell.
 
-One file, run twice. `sh script` is the *wrapper*: it takes the job's start record, or leaves; it runs the *body*; its last act is
-the exit record, written to its own folder and then linked into the mailbox, so that nobody sees half of it. The body,
-`bash script body`, is the end of the same file: the task's own `init`, exports and command. So a person who opens the file sees
-all of the job, and a command with a syntax error cannot hurt the wrapper, which is never asked to parse it. On this machine the
-file is also the claim of the name (marks.py).
+One file, run twice. `sh script` is the *wrapper*: it takes the job's start record, or leaves; it runs the *body*; its last act is the
+exit record, written to its own folder and then to the mailbox, each by one write of one line that ends in `end`, so that nobody
+believes half of it. The body, `bash script body`, is the end of the same file: the task's own `init`, exports and command. So a
+person who opens the file sees all of the job, and a command with a syntax error cannot hurt the wrapper, which is never asked to
+parse it. On this machine the file is also the claim of the name (marks.py).
 
-Cost. Two forks beside the user's command: bash and ln. Milliseconds for one job whose command is `true`, four at a time on 2 cores,
-best of 8 rounds of 100 (processor time in brackets), all from a script file: this 2.5 (2.9); mv instead of ln, which loads five
-more libraries, 3.1 (3.4); no mailbox, so no second fork, 2.3 (2.2); sh for the body, mv, 2.6 (2.8); bash for both, the body in a
-subshell, mv, 2.7 (3.1); the body by `bash -c`, mv, 2.7 (3.1), and that cannot hold a command above 128 KiB. For comparison:
-`xargs -P 4 sh -c true` on the same machine at the same time, 1.6.
+Cost. One fork beside the user's command: bash. Milliseconds for one job whose command is `true`, four at a time on 2 cores, best of
+8 rounds of 100 (processor time in brackets), all from a script file: this, without a mailbox, 2.3 (2.2); a link into the mailbox by
+ln 2.5 (2.9), by mv, which loads five more libraries, 3.1 (3.4); sh for the body, mv, 2.6 (2.8); bash for both, the body in a
+subshell, mv, 2.7 (3.1); the body by `bash -c`, mv, 2.7 (3.1), and that cannot hold a command above 128 KiB. So the mailbox gets its
+own copy of the record, by a second redirect. For comparison: `xargs -P 4 sh -c true` on the same machine at the same time, 1.6.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class Layout:
     """Where a job's files are on the far side, absolute, and how it is to be run there. `exits` is the mailbox, "" for none.
 
     `identify` is shell text that sets `me` to what the start record says of the process, without a fork. `umask` is the one of
-    the command ("" leaves that of the wrapper, 077), `files` its soft limit of open files (0: as it is).
+    the command ("" leaves that of the wrapper, 077), `files` its soft limit of open files (0: as it is). `last` is shell text run
+    before the exit record is written, which may set what `says`, more words of that record, refers to. `count` is shell text of how
+    often the scheduler has restarted this very job, for one that it may restart (`JobRequest.requeue`).
     """
 
     folder: str
@@ -38,6 +40,9 @@ class Layout:
     identify: str
     umask: str = ""
     files: int = 0
+    last: str = ""
+    says: str = ""
+    count: str = ""
 
 
 def identify_process(namespace: int) -> str:
@@ -101,13 +106,14 @@ folder={quote(layout.folder)}
 trap : HUP INT QUIT TERM # not ignored, or the command would ignore them too; the wrapper lives on to write the exit record
 cd -- "$folder" || exit {FENCED_EXIT}
 {layout.identify}
+leave() {{
+  {{ echo "fenced 1 $me end" >fenced; }} 2>/dev/null
+  exit {FENCED_EXIT}
+}}
 set -C # a redirect that creates, or fails
-{{ echo "start 1 $me end" >start.0; }} 2>/dev/null || {{
-  {{ read -r was <start.0; }} 2>/dev/null
-  [ "${{was-}}" = "start 1 $me end" ] || {{
-    {{ echo "fenced 1 $me end" >fenced; }} 2>/dev/null
-    exit {FENCED_EXIT}
-  }}
+{_restarted(request, layout)}{{ echo "start 1 $me end" >"$start"; }} 2>/dev/null || {{
+  {{ read -r was <"$start"; }} 2>/dev/null
+  [ "${{was-}}" = "start 1 $me end" ] || leave
 }}
 set +C
 {enter}{opened}shell=/bin/bash
@@ -118,23 +124,38 @@ finish $? command
 """
 
 
+def _restarted(request: JobRequest, layout: Layout) -> str:
+    """Shell text that sets `start` to the start record to be taken. Each restart by the scheduler takes one of its own, unless an earlier
+    one was revoked, or the job has ended or was to be ended meanwhile."""
+    if not (request.requeue and layout.count):
+        return "start=start.0\n"
+    return f"""count={layout.count} before=0
+[ "$count" = 0 ] || [ ! -e exit ] && [ ! -e cancel ] || leave
+while [ "$before" -lt "$count" ]; do
+  was=
+  {{ read -r was <"start.$before"; }} 2>/dev/null
+  case $was in revoked*) leave ;; esac
+  before=$((before + 1))
+done
+start=start.$count
+"""
+
+
 def _finish(request: JobRequest, layout: Layout) -> str:
     """Shell text of `finish CODE WHAT`: the exit record; patient, because the disk may be full.
 
-    The record is one write of one short line that ends in `end`: a reader sees all of it, or nothing that it believes. With a mailbox
-    it is published there by a link, or by `mv` where a file system has no links between folders. That costs a fork, a third of all that
-    an empty job costs, so a backend that watches its processes and reads by name goes without.
+    The record is one write of one short line that ends in `end`: a reader sees all of it, or nothing that it believes. A backend that
+    watches its processes and reads by name has no mailbox.
     """
-    if not layout.exits:
-        write, there = '>|"$folder/exit"', '"$folder"'
-        head = ""
-    else:
-        publish = 'ln "$folder/exit" "$exits/$job" || [ "$folder/exit" -ef "$exits/$job" ] || mv -f "$folder/exit" "$exits/$job"'
-        write, there = f'>|"$folder/exit" && {{ {publish}; }}', '"$exits"'
+    record = f'echo "exit 1 $1 $2{layout.says} end"'
+    head, last = "", f"  {layout.last}\n" if layout.last else ""
+    write, there = f'{record} >|"$folder/exit"', '"$folder"'
+    if layout.exits:
         head = f"exits={quote(layout.exits)}\njob={quote(request.job)}\n"
+        write, there = f'{write} && {record} >|"$exits/$job"', '"$exits"'
     return f"""{head}finish() {{
-  tries=0
-  until {{ echo "exit 1 $1 $2 end" {write}; }} 2>/dev/null; do
+{last}  tries=0
+  until {{ {write}; }} 2>/dev/null; do
     tries=$((tries + 1))
     [ "$tries" -lt 60 ] && [ -d {there} ] || break
     sleep 5

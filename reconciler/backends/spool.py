@@ -35,9 +35,10 @@ from reconciler.backends.marks import (
     parse_owner,
     parse_start,
 )
+from reconciler.backends.ownership import refuse_lost, refuse_stranger
 from reconciler.backends.script import work_folder
 from reconciler.core.names import parse_job_name
-from reconciler.errors import NotOwner, Unreachable
+from reconciler.errors import Unreachable
 
 CANCEL = "cancel"
 TIMEOUT = "timeout"
@@ -93,7 +94,7 @@ class Spool:
         with self._locked():
             text = _read(self._owner)
             if text is not None:
-                self._refuse_stranger(text[0], owner)
+                refuse_stranger(text[0], owner, self._owner, str(self.root))
             self._replace(self._owner, owner.text())
 
     def check(self, owner: Owner) -> None:
@@ -102,31 +103,13 @@ class Spool:
             text = _read(self._owner)
         except OSError as error:
             raise Unreachable(f"{self._owner} cannot be read: {error.strerror}") from error
-        if text is None:
-            raise NotOwner(f"{self._owner} is gone: somebody removed the spool of a running daemon; start the daemon again")
-        if text[0] != owner.text():
-            self._refuse_stranger(text[0], owner)
-            raise NotOwner(f"{self._owner} holds an older epoch than that of this daemon; start the daemon again")
+        if text is None or text[0] != owner.text():
+            refuse_lost(text[0] if text else "", owner, self._owner, str(self.root))
 
     def owner(self) -> Owner | None:
         """Who holds the spool; None when nobody does, or nobody readable."""
         text = _read(self._owner)
         return parse_owner(text[0]) if text else None
-
-    def _refuse_stranger(self, text: str, owner: Owner) -> None:
-        held = parse_owner(text)
-        if held is None:
-            raise NotOwner(f"{self._owner} cannot be understood; if no other daemon uses {self.root}, remove that file")
-        if held.ledger_id != owner.ledger_id:
-            raise NotOwner(
-                f"{self.root} belongs to ledger {held.ledger_id}, and this daemon has {owner.ledger_id}: "
-                "use that ledger again, or give this daemon another instance name or state folder"
-            )
-        if held.epoch > owner.epoch:
-            raise NotOwner(
-                f"{self.root} was taken by a newer daemon of the same ledger (epoch {held.epoch}, this one has {owner.epoch}): "
-                "stop one of the two; after restoring a ledger from a backup, run `reconciler recover`"
-            )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -65,7 +65,8 @@ class Snapshot:
     `room`: how many more jobs the backend says it would take now; None when it has no opinion.
     `scheduler_started_at`: when the scheduler last (re)started, None when unknown or meaningless. `forgotten`: names whose job id is
     another job's by now: a restarted scheduler provably forgot them. `again_s`: look again after this many seconds, None when the
-    backend has no opinion. `usage`: of ended jobs, told once, some time after their end. `about`: what a person should know of the
+    backend has no opinion. `problem`: why part of the system cannot be asked now, "" when all can: facts count all the same, and the
+    backend is not reachable. `usage`: of ended jobs, told once, some time after their end. `about`: what a person should know of the
     backend (calls an hour, versions, sizes), as plain values by their names in the status file.
     """
 
@@ -78,6 +79,7 @@ class Snapshot:
     scheduler_started_at: float | None = None
     forgotten: frozenset[str] = frozenset()
     again_s: float | None = None
+    problem: str = ""
     usage: Mapping[str, Usage] = field(default_factory=dict)
     about: Mapping[str, str | int | float] = field(default_factory=dict)
 

@@ -36,6 +36,11 @@ class Far(ABC):
         self.work = work
         self.changes = 0
 
+    @property
+    def home(self) -> str:
+        """The home folder of whoever runs jobs."""
+        return os.path.expanduser("~")
+
     def changed(self) -> None:
         self.changes += 1
 
@@ -428,7 +433,7 @@ class Conformance:
         await send(backend, request(command, env=env, init="export FROM_INIT=yes WINS=init"))
         assert (await seen(backend, name(), JobState.ENDED)).exit_code == 0
         values = (far.work / "values").read_text().split("\0")[:-1]
-        assert values == [env[0][1], f"{os.path.expanduser('~')}/x", "[]", "export", "yes"]
+        assert values == [env[0][1], f"{far.home}/x", "[]", "export", "yes"]
 
     async def test_a_failing_part_of_a_pipe_fails_the_command(self, far: Far) -> None:
         """As in ScriptHut: `pipefail` is on, `errexit` is off."""

@@ -1,0 +1,465 @@
+"""Jobs of a batch system that is reached through a host: a login node over ssh, or this machine. Made by the composition root.
+
+What a batch system is called and how it speaks is its dialect's (dialect.py, slurm.py); what is kept on the far side is described in
+far_marks.py; what is run there, in far.py. This module asks and acts:
+
+* A *peek* reads the mailbox; a *full* look asks the queue first, then reads the mailbox, and then by name whatever is about to be called
+  absent. pace.py says which is due. Both are one round trip while nothing ends in an unusual way.
+* Submissions go out one after the other (dispatch.py); looks go on meanwhile.
+* While the scheduler does not answer, what the mailbox says still counts, and the snapshot says what the trouble is.
+
+Nothing here holds up the event loop: what is large is taken apart on a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from reconciler.backends import far
+from reconciler.backends.accounts import Accounts
+from reconciler.backends.base import CancelRequest, FileRange, FileRequest, JobRequest, Trace
+from reconciler.backends.dialect import Dialect, Row, Site
+from reconciler.backends.dispatch import Dispatch, Terms
+from reconciler.backends.front import Front
+from reconciler.backends.judgement import Evidence, Patience, fact_of
+from reconciler.backends.marks import Owner, parse_owner
+from reconciler.backends.ownership import refuse_lost, refuse_stranger
+from reconciler.backends.pace import Calls, Pace
+from reconciler.backends.packing import Namer, array_of
+from reconciler.backends.reply import Reply, Trail, mailed, members, trails
+from reconciler.backends.sightings import Sightings
+from reconciler.clock import monotonic, utc_now
+from reconciler.core.names import parse_job_name
+from reconciler.core.observed import Answer, Expected, Receipt, Snapshot, Usage
+from reconciler.errors import NotOwner, Unreachable
+from reconciler.hosts.base import Host
+
+#: A program that looks has ended by then: a Slurm client gives up by itself after 9-45 s.
+LOOK_TIMEOUT_S = 50.0
+#: One that submits: `sbatch` itself retries for 120 s while the scheduler holds as many jobs as it can.
+SUBMIT_TIMEOUT_S = 240.0
+#: What a cluster allows, and how large the spool is, are asked for so often.
+SITE_S, SIZE_S = 600.0, 3600.0
+#: Trails that one program reads.
+_READ_AT_ONCE = 2000
+#: Above so many bytes an answer is taken apart on a thread.
+_LARGE = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPlace:
+    """Where and how: `spool` is a folder of the far side, absolute or `~/…`, that login and compute nodes share, without the instance;
+    `array` is `auto` or `never`; the intervals between two questions to the scheduler are between `poll_min_s` and `poll_max_s`."""
+
+    spool: str
+    instance: str
+    array: str = "auto"
+    login_shell: bool = False
+    poll_min_s: float = 2.0
+    poll_max_s: float = 60.0
+    patience: Patience = field(default_factory=Patience)
+
+
+@dataclass
+class _Seen:
+    """What the newest full look was."""
+
+    began_at: float = 0.0
+    complete: bool = False
+    rows: int = 0  # jobs of the user in the queue, of all kinds
+
+
+#: What far.revoked says of a job -> what that is to the core.
+_CANCELLED = {
+    "fenced": Answer.FENCED,
+    "ended": Answer.ENDED,
+    "ending": Answer.ENDING,
+    "started": Answer.STARTED,
+    "unknown": Answer.UNKNOWN,
+}
+
+T = TypeVar("T")
+
+
+class ClusterBackend(Front):
+    """Backend, Cleaner and Inspector (base.py) for a batch system. Call `own` once before anything but the Inspector's part."""
+
+    def __init__(
+        self, name: str, host: Host, dialect: Dialect, place: ClusterPlace, owner: Owner, changed: Callable[[], None]
+    ) -> None:
+        super().__init__(host, dialect, place.spool, place.instance)
+        self._name = name
+        self._place = place
+        self._owner = owner
+        self._changed = changed
+        self._umask = "0022"
+        self._pace = Pace(place.poll_min_s, place.poll_max_s)
+        self._accounts = Accounts()
+        self._submitting = asyncio.Lock()
+        self._looking = asyncio.Lock()
+        self._sending: set[str] = set()
+        self._site: Site | None = None
+        self._site_at = 0.0
+        self._size_at = 0.0
+        self._size_bytes: int | None = None
+        self._desk: far.Desk | None = None
+        self._sightings: Sightings | None = None
+        self._dispatch: Dispatch | None = None
+        self._seen = _Seen()
+
+    @property
+    def calls(self) -> Calls:
+        """The commands of the scheduler that were run."""
+        return self._calls
+
+    async def own(self) -> None:
+        """Take the spool. Raises NotOwner when it is another ledger's or a newer daemon's, Unreachable when it cannot be reached."""
+        there = await self._surveyed()
+        path = f"{there.root}/owner on {self._host.where}"
+        if there.held:
+            refuse_stranger(there.held, self._owner, path, f"{there.root} on {self._host.where}")
+        reply = await self._talk(lambda mark: far.own(mark, there.root, there.held, self._owner), LOOK_TIMEOUT_S, 0)
+        if (held := reply.first("owner")) is not None:
+            refuse_lost(held, self._owner, path, there.root)
+        if words := reply.first("failed"):
+            raise Unreachable(f"the spool {there.root} on {self._host.where} cannot be made: {words}")
+        root = reply.first("root")
+        if root is None or not reply.has("end"):
+            raise Unreachable(f"the spool {there.root} on {self._host.where} could not be taken")
+        self._umask = there.umask
+        self._settle(root)
+
+    def _settle(self, root: str) -> None:
+        self._desk = far.Desk(root, self._owner, self._dialect)
+        namer = Namer(f"{self._place.instance}\0{root}")
+        self._sightings = Sightings(namer, self._place.patience)
+        self._dispatch = Dispatch(self._dialect, namer, self._sightings, self._submitted)
+
+    async def owner_there(self) -> Owner | None:
+        """Who holds the spool now; None when nobody has ever, or nobody readable. Needs no ownership."""
+        return parse_owner((await self._surveyed()).held)
+
+    async def close(self) -> None:
+        """End the connection. Jobs go on."""
+        await self._host.close()
+
+    # Backend
+
+    async def look(self, expected: Mapping[str, Expected]) -> Snapshot:
+        """One look, full or a peek. Raises NotOwner, and Unreachable when the host cannot be reached."""
+        async with self._looking:
+            began_at = utc_now()
+            full = self._pace.due(began_at)
+            if full and (self._site is None or began_at >= self._site_at + SITE_S):
+                await self._ask_site(began_at)
+            return await self._look(expected, began_at, full)
+
+    async def _look(self, expected: Mapping[str, Expected], began_at: float, full: bool) -> Snapshot:
+        desk, sightings = self._known
+        asked_at = monotonic()
+        reply = await self._ours(lambda mark: far.looked(desk, mark, full), int(full))
+        self._learn_clock(reply, began_at)
+        moved = sightings.see_exits(mailed(reply), expected, utc_now())
+        took_s = monotonic() - asked_at
+        rows: list[Row] = []
+        problem = ""
+        if full:
+            queue = reply.asked.get("queue")
+            if queue is None or queue.code:
+                problem = self._silence("the queue", queue.code if queue else 1, queue.error if queue else "no answer")
+            else:
+                rows = await self._apart(lambda: self._dialect.read_rows(reply.mark, queue.text), len(queue.text))
+                await self._find_members(desk, sightings, rows)
+                moved |= await self._apart(lambda: sightings.see_queue(rows, expected, utc_now()), len(queue.text))
+                self._seen.rows = len(rows)
+        complete = full and not problem
+        await self._read_trails(desk, sightings, expected, complete)
+        if not problem:
+            await self._ask_words(desk, sightings, expected)
+        now = utc_now()
+        facts = await self._apart(lambda: sightings.facts(expected, now), 20 * len(expected))
+        if moved:
+            self._pace.changed(now)
+        if complete:
+            self._seen.began_at, self._seen.complete = began_at, True
+            absent = len(expected) > len(facts)
+            self._pace.looked(now, took_s, absent or any(each.since for each in sightings.known.values()))
+            await self._sweep(desk, sightings)
+            sightings.drop_unseen(expected, frozenset(self._sending))
+        elif problem:
+            self._seen.complete = False
+        usage = await self._collect(desk, now) if complete else {}
+        return Snapshot(
+            backend=self._name,
+            began_at=self._seen.began_at or began_at,
+            facts=facts,
+            complete=self._seen.complete,
+            problem=problem,
+            unexpected=tuple(sightings.strays(expected, now)),
+            room=self._room(),
+            scheduler_started_at=self._started_at(),
+            forgotten=frozenset(sightings.forgotten),
+            again_s=self._pace.again_s(now, bool(expected)),
+            usage=usage,
+            about=self._about(now),
+        )
+
+    async def submit(self, jobs: Sequence[JobRequest]) -> Sequence[Receipt]:
+        """Claim, send and record many in few round trips. Raises NotOwner when nothing was done."""
+        async with self._submitting:
+            desk, _ = self._known
+            assert self._dispatch is not None
+            self._sending.update(job.job for job in jobs)
+            try:
+                receipts = await self._dispatch.send(jobs, Terms(desk, self._place.instance, self._umask, self._array_most()))
+            except NotOwner:
+                raise
+            except Unreachable as error:  # NotBegun: dispatch tells of all else by receipts
+                return [Receipt(job.job, Answer.TRANSIENT, utc_now(), reason=f"not sent: {error}") for job in jobs]
+            finally:
+                self._sending.difference_update(job.job for job in jobs)
+            if any(receipt.answer is not Answer.REFUSED for receipt in receipts):
+                self._pace.changed(utc_now())
+            return receipts
+
+    async def cancel(self, jobs: Sequence[CancelRequest]) -> Sequence[Receipt]:
+        """Revoke each start; end what has started if asked to, and whatever still waits, after its identity has been verified."""
+        desk, sightings = self._known
+        valid = {job.job: job for job in jobs if parse_job_name(job.job)}
+        reply = await self._ours(lambda mark: far.revoked(desk, mark, [(job.job, job.kill) for job in valid.values()]), 0)
+        receipts, ids = [], dict[str, str]()
+        for word, answer in _CANCELLED.items():
+            for job, _, rest in (each.partition(" ") for each in reply.all(word)):
+                if job not in valid:
+                    continue
+                known = sightings.known.get(job)
+                job_id = (rest if word != "unknown" else "") or (known.job_id if known else "") or valid[job].job_id
+                receipts.append(Receipt(job, answer, utc_now(), job_id, rest if word == "unknown" else ""))
+                if word in ("fenced", "ending") and job_id and job_id != "none":
+                    ids[job_id] = job
+        told = {receipt.job for receipt in receipts}
+        receipts += [Receipt(job.job, Answer.UNKNOWN, utc_now(), reason="no answer") for job in jobs if job.job not in told]
+        await self._end(desk, sightings, ids)
+        self._pace.changed(utc_now())
+        for job in valid:
+            if job in sightings.known:
+                sightings.known[job].to_read = True
+        return receipts
+
+    async def _end(self, desk: far.Desk, sightings: Sightings, ids: Mapping[str, str]) -> None:
+        """End the jobs with these ids, if each is still the job that it was. What fails is tried again: the core tells it again."""
+        ordered = list(ids)
+        for part in (ordered[first : first + 500] for first in range(0, len(ordered), 500)):
+            reply = await self._ours(lambda mark, part=part: far.explained(desk, mark, part, False), 1)  # type: ignore[misc]
+            asked = reply.asked.get("jobs")
+            rows = self._dialect.read_rows(reply.mark, asked.text) if asked else []
+            ours = [row.job_id for row in rows if sightings.job_of(row) == ids.get(row.job_id)]
+            if ours:
+                await self._ours(lambda mark, ours=ours: far.ended(desk, mark, ours), 1)  # type: ignore[misc]
+
+    async def fetch(self, request: FileRequest) -> FileRange:
+        """A range of a file; what is no plain file, or cannot be read, is a `problem`. Raises Unreachable."""
+        return await self.read(request)
+
+    async def forget(self, jobs: Sequence[str]) -> None:
+        """Empty the mailbox of these jobs; a look still finds their records by name. Raises NotOwner and Unreachable."""
+        desk, sightings = self._known
+        named = [job for job in jobs if parse_job_name(job)]
+        await self._ours(lambda mark: far.looked_away(desk, mark, named), 0)
+        now = utc_now()
+        for job in named:
+            known = sightings.known.get(job)
+            if known is not None and known.fact is not None and (job_id := known.fact.job_id) and known.trail.started:
+                self._accounts.owe(job, job_id, now)
+        sightings.forget(named, now)
+
+    # Beyond it: retention and recovery
+
+    async def clean(self, runs: Sequence[str]) -> Sequence[str]:
+        """Remove the folders of runs that are over; none of their jobs will ever start again. One with a job in the queue is left alone.
+
+        Those of which nothing is left. Raises NotOwner and Unreachable.
+        """
+        desk, sightings = self._known
+        reply = await self._ours(lambda mark: far.queue_only(desk, mark), 1)
+        asked = reply.asked.get("queue")
+        if asked is None or asked.code:
+            raise Unreachable(self._silence("the queue", asked.code if asked else 1, asked.error if asked else "no answer"))
+        rows = self._dialect.read_rows(reply.mark, asked.text)
+        living = {run for row in rows if (run := self._run_of(row, sightings))}
+        over = [run for run in runs if run not in living]
+        gone: list[str] = []
+        for part in (over[first : first + 50] for first in range(0, len(over), 50)):
+            cleaned = await self._ours(lambda mark, part=part: far.cleaned(desk, mark, part), 0)  # type: ignore[misc]
+            gone += [run for run in cleaned.all("clean") if run in part]
+        self._size_at = 0.0
+        return gone
+
+    async def traces(self) -> Sequence[Trace]:
+        """Everything that the spool holds, for recovery. Needs no ownership and changes nothing. Raises Unreachable."""
+        there = await self._surveyed()
+        held = parse_owner(there.held)
+        if held is None:
+            return []
+        desk = far.Desk(there.root, held, self._dialect)
+        listed = await self._talk(lambda mark: far.everything(desk, mark), LOOK_TIMEOUT_S, 0)
+        jobs = [job for job in listed.all("job") if parse_job_name(job)]
+        sightings = Sightings(Namer(f"{self._place.instance}\0{there.root}"), self._place.patience)
+        queue = await self._talk(lambda mark: far.queue_only(desk, mark), LOOK_TIMEOUT_S, 1)
+        asked = queue.asked.get("queue")
+        if asked is None or asked.code:
+            raise Unreachable(self._silence("the queue", asked.code if asked else 1, asked.error if asked else "no answer"))
+        rows = self._dialect.read_rows(queue.mark, asked.text)
+        await self._find_members(desk, sightings, rows)
+        live = {job: row for row in rows if (job := sightings.job_of(row))}
+        found: list[Trace] = []
+        for part in (jobs[first : first + _READ_AT_ONCE] for first in range(0, len(jobs), _READ_AT_ONCE)):
+            reply = await self._talk(lambda mark, part=part: far.records(desk, mark, part, ()), LOOK_TIMEOUT_S, 0)  # type: ignore[misc]
+            told = trails(reply)
+            for job in part:
+                trail = told.get(job, Trail())
+                fact = fact_of(Evidence(trail, live.get(job), None, True, 0.0), utc_now(), Patience(0.0, 0.0))
+                found.append(Trace(job, trail.sending is not None, fact))
+        return found
+
+    # How
+
+    @property
+    def _known(self) -> tuple[far.Desk, Sightings]:
+        if self._desk is None or self._sightings is None:
+            raise Unreachable(f"the spool on {self._host.where} was not taken yet")
+        return self._desk, self._sightings
+
+    async def _ours(self, make: Callable[[str], str], calls: int, timeout_s: float = LOOK_TIMEOUT_S) -> Reply:
+        """Run a program that acts in our spool. Raises NotOwner when it is not ours any more."""
+        assert self._desk is not None
+        reply = await self._talk(make, timeout_s, calls)
+        path = f"{self._desk.root}/owner on {self._host.where}"
+        if reply.has("gone"):
+            refuse_lost("", self._owner, path, self._desk.root)
+        if not reply.has("begin"):
+            if (held := reply.first("owner")) is not None:
+                refuse_lost(held, self._owner, path, self._desk.root)
+            raise Unreachable(f"{self._host.where} gave no answer that can be understood")
+        return reply
+
+    async def _submitted(self, make: Callable[[str], str], calls: int) -> Reply:
+        return await self._ours(make, calls, SUBMIT_TIMEOUT_S)
+
+    async def _apart(self, work: Callable[[], T], size: int) -> T:
+        """Do something that takes long for a large `size` on a thread."""
+        return await asyncio.to_thread(work) if size > _LARGE else work()
+
+    def _learn_clock(self, reply: Reply, began_at: float) -> None:
+        _, sightings = self._known
+        sightings.skew_s = self._skew(reply, began_at)
+
+    async def _find_members(self, desk: far.Desk, sightings: Sightings, rows: Sequence[Row]) -> None:
+        if arrays := sightings.unknown_arrays(rows):
+            reply = await self._talk(lambda mark: far.records(desk, mark, (), arrays), LOOK_TIMEOUT_S, 0)
+            sightings.see_members(arrays, members(reply))
+
+    async def _read_trails(self, desk: far.Desk, sightings: Sightings, expected: Mapping[str, Expected], full: bool) -> None:
+        names = [job for job in sightings.to_read(expected, frozenset(self._sending), full) if parse_job_name(job)]
+        for part in (names[first : first + _READ_AT_ONCE] for first in range(0, len(names), _READ_AT_ONCE)):
+            reply = await self._ours(lambda mark, part=part: far.records(desk, mark, part, ()), 0)  # type: ignore[misc]
+            sightings.see_trails(part, trails(reply), utc_now())
+
+    async def _ask_words(self, desk: far.Desk, sightings: Sightings, expected: Mapping[str, Expected]) -> None:
+        """Ask the scheduler why jobs ended, or where they are: its short memory, then its accounting, many at once."""
+        wanted = sightings.to_ask(expected, utc_now())
+        jobs = list(wanted)
+        for part in (jobs[first : first + 500] for first in range(0, len(jobs), 500)):
+            asked = {job: wanted[job] for job in part}
+            ids = list(asked.values())
+            reply = await self._ours(lambda mark, ids=ids: far.explained(desk, mark, ids, False), 1)  # type: ignore[misc]
+            told = reply.asked.get("jobs")
+            if told is None or told.code:
+                return  # asked again by the next look
+            rows = self._dialect.read_rows(reply.mark, told.text)
+            missing = [job_id for job_id in ids if job_id not in {row.job_id for row in rows}]
+            if missing and self._site is not None and self._site.accounting:
+                rows += await self._ask_accounts(desk, missing)
+            sightings.see_words(asked, rows, expected, utc_now())
+            if missing:
+                self._site_at = 0.0  # a scheduler that restarted may have forgotten them: when did it start?
+        if heard := sightings.to_hear(expected):
+            reply = await self._ours(lambda mark: far.said(desk, mark, heard), 0)
+            sightings.see_said({job: text for job, _, text in (each.partition(" ") for each in reply.all("said"))})
+
+    async def _ask_accounts(self, desk: far.Desk, ids: Sequence[str]) -> list[Row]:
+        reply = await self._ours(lambda mark: far.accounts_only(desk, mark, ids), 1)
+        told = reply.asked.get("accounts")
+        return self._dialect.read_accounts(reply.mark, told.text) if told and not told.code else []
+
+    async def _collect(self, desk: far.Desk, now: float) -> Mapping[str, Usage]:
+        """What ended jobs used, for a batch of those whose accounting should be there by now."""
+        if self._site is None or not self._site.accounting or not (due := self._accounts.due(now)):
+            return {}
+        try:
+            rows = await self._ask_accounts(desk, list(due.values()))
+        except Unreachable:
+            return {}  # asked again later
+        return self._accounts.learn(due, {row.job_id: row for row in rows}, now)
+
+    async def _sweep(self, desk: far.Desk, sightings: Sightings) -> None:
+        """Take jobs out of the queue that can do no work: their start was revoked."""
+        if ids := sightings.leftovers():
+            await self._ours(lambda mark: far.ended(desk, mark, ids), 1)
+
+    async def _ask_site(self, now: float) -> None:
+        self._site = await self.ask_site()
+        self._site_at = now
+        if now >= self._size_at + SIZE_S:
+            desk, _ = self._known
+            self._size_at = now
+            reply = await self._talk(lambda mark: far.measured(desk, mark), LOOK_TIMEOUT_S, 0)
+            size = reply.first("size")
+            self._size_bytes = int(size) * 1024 if size and size.isdecimal() else None
+
+    def _array_most(self) -> int:
+        if self._place.array == "never" or self._site is None:
+            return 1
+        limits = [each for each in (self._site.array_max, self._site.jobs_max, self._site.submit_max) if each]
+        return max(1, min(limits)) if self._site.array_max else 1
+
+    def _room(self) -> int | None:
+        site = self._site
+        if site is None or site.submit_max is None:
+            return None
+        return max(0, site.submit_max - self._seen.rows)
+
+    def _started_at(self) -> float | None:
+        if self._site is None or self._site.started_at is None:
+            return None
+        _, sightings = self._known
+        return self._site.started_at - sightings.skew_s
+
+    def _about(self, now: float) -> Mapping[str, str | int | float]:
+        desk, sightings = self._known
+        about: dict[str, str | int | float] = {
+            "scheduler": f"{self._dialect.title} {self._site.version if self._site else ''}".strip(),
+            "host": self._host.where,
+            "spool": desk.root,
+            "calls_last_hour": self._calls.last_hour(now),
+        }
+        if self._size_bytes is not None:
+            about["spool_bytes"] = self._size_bytes
+        if self._site is not None:
+            about["accounting"] = "yes" if self._site.accounting else "no"
+        if abs(sightings.skew_s) >= 2.0:
+            about["clock_ahead_s"] = round(sightings.skew_s)
+        return about
+
+    def _run_of(self, row: Row, sightings: Sightings) -> str:
+        if job := sightings.job_of(row):
+            return job.partition(".")[0]
+        return array.run if row.index is not None and (array := array_of(row.name)) else ""
+
+    def log_path(self, job: str) -> str:
+        """Where a job's standard output is, for people: `host:path`."""
+        root = self._desk.root if self._desk else f"{self._place.spool}/{self._place.instance}"
+        return f"{self._host.where}:{root}/runs/{job.partition('.')[0]}/{job}/out"

@@ -1,0 +1,252 @@
+"""A batch system for people: its queue, what it has, why a job waits, what works there. The Inspector's half of cluster.py.
+
+Needs no ownership and changes nothing; so verbs use it beside a daemon, and without one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from reconciler.backends import far
+from reconciler.backends.base import Capacity, Check, Explanation, FileRange, FileRequest, QueueRow
+from reconciler.backends.dialect import Dialect, Row, Site
+from reconciler.backends.judgement import Patience
+from reconciler.backends.marks import Owner, parse_owner
+from reconciler.backends.pace import Calls
+from reconciler.backends.packing import Namer
+from reconciler.backends.reply import Reply, members, seconds
+from reconciler.backends.sightings import Sightings
+from reconciler.clock import monotonic, utc_now
+from reconciler.core.names import parse_job_name
+from reconciler.core.observed import JobState
+from reconciler.errors import ReconcilerError, Unreachable
+from reconciler.hosts.base import CUT_SHORT_EXIT, Host
+
+_TIMEOUT_S = 50.0
+#: What partitions and limits there are is remembered for so long: minutes apart is often enough, and the page is looked at by many.
+_CAPACITY_S = 120.0
+#: Clocks that differ by more than this are worth a word: times of the cluster are shifted by it, seconds do not matter.
+_CLOCK_S = 30.0
+_NOBODY = Owner("nobody", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the far side is. `root`: the folder of this instance, absolute; `held`: the owner's record there, "" when there is none."""
+
+    root: str
+    held: str
+    user: str
+    node: str
+    umask: str
+    clock: float | None
+
+
+class Front:
+    """Asks through one host, in one dialect. `spool` and `instance` as in ClusterPlace."""
+
+    def __init__(self, host: Host, dialect: Dialect, spool: str, instance: str) -> None:
+        self._host = host
+        self._dialect = dialect
+        self._spool = spool
+        self._instance = instance
+        self._calls = Calls()
+        self._capacity: tuple[float, Capacity] | None = None
+
+    # Inspector
+
+    async def queue(self) -> Sequence[QueueRow]:
+        """The live jobs of everybody; `ours` for those of this instance. Raises Unreachable."""
+        rows = await self._rows("everybody", self._dialect.everybody)
+        there = await self._surveyed()
+        sightings = await self._matched(there, rows)
+        ours = [sightings.is_ours(row) for row in rows]
+        told = self._dialect.queue_rows(rows)
+        return [
+            QueueRow(each.job_id, sightings.job_of(row) or each.name, each.user, each.state, each.reason, mine)
+            for each, row, mine in zip(told, rows, ours, strict=True)
+        ]
+
+    async def capacity(self) -> Capacity:
+        """Partitions, limits and what is free, at most two minutes old. Raises Unreachable."""
+        now = monotonic()
+        if self._capacity is None or now >= self._capacity[0] + _CAPACITY_S:
+            reply, text = await self._question("capacity", self._dialect.capacity)
+            self._capacity = now, self._dialect.read_capacity(reply.mark, text)
+        return self._capacity[1]
+
+    async def explain(self, jobs: Sequence[str]) -> Mapping[str, Explanation]:
+        """Why these jobs wait, and when the scheduler thinks that they start. Raises Unreachable."""
+        rows = await self._rows("queue", self._dialect.queue)
+        there = await self._surveyed()
+        sightings = await self._matched(there, rows)
+        wanted = set(jobs)
+        return {
+            job: Explanation(row.reason or row.word, row.started_at if row.state is JobState.QUEUED else None)
+            for row in rows
+            if (job := sightings.job_of(row)) in wanted
+        }
+
+    async def read(self, request: FileRequest) -> FileRange:
+        """A range of a file of a job. Raises Unreachable."""
+        if parse_job_name(request.job) is None:
+            return FileRange(None, problem=f"{request.job!r} is not a job name")
+        if "\0" in request.path + request.working_dir:
+            return FileRange(None, problem="a NUL character, which no path can hold")
+        there = await self._surveyed()
+        mark = _mark()
+        outcome = await self._host.run(far.part_of_file(mark, self._desk_there(there), request), _TIMEOUT_S)
+        head, found, rest = outcome.out.partition(f"{mark}:".encode())
+        del head  # what a profile printed
+        line, _, data = rest.partition(b"\n")
+        word, _, text = line.decode(errors="replace").partition(" ")
+        if found and word == "file" and text.isdecimal():
+            return FileRange(data, int(text))
+        if found and word == "no-file":
+            return FileRange(None)
+        return FileRange(None, problem=f"{request.path}: {text}" if found and word == "problem" else f"{request.path} cannot be read")
+
+    async def check(self) -> Sequence[Check]:
+        """What works on this cluster, one thing after the other; what needs another is left out when that failed."""
+        began = monotonic()
+        try:
+            there = await self._surveyed()
+        except ReconcilerError as error:
+            return [Check("host", False, str(error))]
+        found = [Check("host", True, f"{self._host.where}: {there.user} on {there.node}, {(monotonic() - began) * 1000:.0f} ms")]
+        found.append(self._check_clock(there))
+        found.append(await self._check_spool(there))
+        try:
+            site = await self.ask_site()
+        except ReconcilerError as error:
+            return [*found, Check("scheduler", False, str(error))]
+        found += _checks_of(self._dialect.title, site)
+        found.append(await self._check_comment())
+        try:
+            capacity = await self.capacity()
+        except ReconcilerError as error:
+            return [*found, Check("partitions", False, str(error))]
+        partitions = "; ".join(capacity.partitions) or "none that this user sees"
+        return [*found, Check("partitions", bool(capacity.partitions), partitions)]
+
+    async def ask_site(self) -> Site:
+        """What the cluster is and allows. Raises Unreachable."""
+        reply, text = await self._question("site", self._dialect.site)
+        return self._dialect.read_site(reply.mark, text)
+
+    # How
+
+    async def _talk(self, make: Callable[[str], str], timeout_s: float, calls: int) -> Reply:
+        """Run a program and take its answer apart. Raises NotBegun and Unreachable. `calls`: commands of the scheduler in it."""
+        mark = _mark()
+        program = make(mark)
+        if calls:
+            self._calls.add(utc_now(), calls)
+        outcome = await self._host.run(program, timeout_s)
+        reply = await asyncio.to_thread(Reply, mark, outcome.out) if len(outcome.out) > 20_000 else Reply(mark, outcome.out)
+        if not reply.lines:
+            words = outcome.err.decode(errors="replace").strip()[-300:] or f"exit code {outcome.code}"
+            if outcome.code == CUT_SHORT_EXIT:
+                words = "what was sent arrived cut short"
+            raise Unreachable(f"{self._host.where} gave no answer that can be understood: {words}")
+        return reply
+
+    async def _question(self, word: str, command: Callable[[str], str]) -> tuple[Reply, str]:
+        reply = await self._talk(lambda mark: far.question(self._dialect, mark, word, command(mark)), _TIMEOUT_S, 1)
+        told = reply.asked.get(word)
+        if told is None or told.code:
+            raise Unreachable(self._silence(word, told.code if told else 1, told.error if told else "no answer"))
+        return reply, told.text
+
+    def _silence(self, what: str, code: int, error: str) -> str:
+        return f"{self._dialect.title} on {self._host.where}: {self._dialect.unreachable(what, code, error)}"
+
+    async def _rows(self, word: str, command: Callable[[str], str]) -> list[Row]:
+        reply, text = await self._question(word, command)
+        return self._dialect.read_rows(reply.mark, text)
+
+    async def _surveyed(self) -> Survey:
+        began_at = utc_now()
+        reply = await self._talk(lambda mark: far.survey(mark, self._spool, self._instance), _TIMEOUT_S, 0)
+        roots = list(reply.all("root"))
+        if not roots or not reply.has("end"):
+            raise Unreachable(f"{self._host.where} gave no answer that can be understood")
+        clock = seconds(reply.first("clock") or "")
+        return Survey(
+            root=roots[-1],
+            held=reply.first("held") or "",
+            user=reply.first("user") or "",
+            node=reply.first("node") or "",
+            umask=reply.first("umask") or "0022",
+            clock=clock - (began_at + utc_now()) / 2 if clock is not None else None,
+        )
+
+    def _skew(self, reply: Reply, began_at: float) -> float:
+        """How far the cluster's clock is ahead of ours, in seconds; 0.0 when the difference may be the way there."""
+        clock = seconds(reply.first("clock") or "")
+        if clock is None:
+            return 0.0
+        now = utc_now()
+        ahead = clock - (began_at + now) / 2
+        return ahead if abs(ahead) > max(1.0, now - began_at) else 0.0
+
+    def _desk_there(self, there: Survey) -> far.Desk:
+        return far.Desk(there.root, parse_owner(there.held) or _NOBODY, self._dialect)
+
+    async def _matched(self, there: Survey, rows: Sequence[Row]) -> Sightings:
+        sightings = Sightings(Namer(f"{self._instance}\0{there.root}"), Patience())
+        if parse_owner(there.held) is not None and (arrays := sightings.unknown_arrays(rows)):
+            desk = self._desk_there(there)
+            reply = await self._talk(lambda mark: far.records(desk, mark, (), arrays), _TIMEOUT_S, 0)
+            sightings.see_members(arrays, members(reply))
+        return sightings
+
+    def _check_clock(self, there: Survey) -> Check:
+        if there.clock is None:
+            return Check("clock", False, "its clock cannot be read (`date +%s`)")
+        ahead = round(there.clock)
+        if abs(ahead) < 2:
+            return Check("clock", True, "the same as here")
+        words = f"{abs(ahead)} s {'ahead of' if ahead > 0 else 'behind'} this machine's; times are shifted by that"
+        return Check("clock", abs(ahead) <= _CLOCK_S, words)
+
+    async def _check_spool(self, there: Survey) -> Check:
+        reply = await self._talk(lambda mark: far.tried(mark, there.root), _TIMEOUT_S, 0)
+        whose = f"belongs to ledger {held.ledger_id}" if (held := parse_owner(there.held)) else "belongs to nobody yet"
+        if words := reply.first("failed"):
+            return Check("spool", False, f"{there.root} cannot be written: {words}")
+        size = f", {int(kib) / 1024:.0f} MB" if (kib := reply.first("size") or "").isdecimal() else ""
+        quota = f"; quota: {text}" if (text := reply.first("quota")) else ""
+        free = f"; free: {text}" if (text := reply.first("free")) else ""
+        return Check("spool", True, f"{there.root} {whose}{size}{free}{quota}")
+
+    async def _check_comment(self) -> Check:
+        """Whether a comment that we give a job can be seen: some sites overwrite it, or hide it. Nothing depends on it."""
+        return Check("comment", True, "every job's name tells what it is; nothing depends on its comment")
+
+
+def _checks_of(title: str, site: Site) -> list[Check]:
+    found = [Check("scheduler", True, f"{title} {site.version}".strip())]
+    if site.accounting:
+        found.append(Check("accounting", True, "elapsed time, memory and processor time are collected"))
+    else:
+        found.append(Check("accounting", True, "none: everything works; memory and processor time of ended jobs are not known"))
+    limits = [
+        f"{words} {value}"
+        for words, value in (
+            ("elements of an array:", site.array_max),
+            ("jobs of everybody:", site.jobs_max),
+            ("submitted by this user:", site.submit_max),
+        )
+        if value is not None
+    ]
+    found.append(Check("limits", True, ", ".join(limits) or "it says of none"))
+    found += [Check(name, True, text) for name, text in site.notes.items()]
+    return found
+
+
+def _mark() -> str:
+    return f"m{secrets.token_hex(8)}"
