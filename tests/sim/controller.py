@@ -273,6 +273,7 @@ class Controller:
                 reason=self.problem[name],
                 accepts=not backend.draining.holds(self.now),
                 scheduler_started_at=newest.scheduler_started_at if newest else None,
+                forgotten=newest.forgotten if newest else frozenset(),
             )
         return News(
             backends=views,

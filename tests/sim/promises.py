@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from reconciler.core.actions import Cancel, Submit
+from reconciler.core.cost import asked
 from reconciler.core.desired import Cause, Run, Task, When
 from reconciler.core.draft import EVENT_OF, LOSSES_MAX
 from reconciler.core.names import job_name, parse_job_name
@@ -143,6 +144,7 @@ class Promises:
         self.doubtful.add(job)
         hold(0, record.state is TaskState.SUBMITTING, f"{job} is sent, and the ledger says {record.state}")
         hold(0, action.backend == run.backend_of(task), f"{job} is sent to {action.backend}")
+        self._check_asked(run, record, task, self.clusters[action.backend])
         for need in task.needs:
             hold(3, saved[need].state in FINAL, f"{job} is sent, and {need} is {saved[need].state}")
         spoiled = [need for need in task.needs if not self._is_fine(run, need, saved[need])]
@@ -150,6 +152,22 @@ class Promises:
             hold(3, not spoiled, f"{job} is sent, and {spoiled} did not succeed")
         elif task.when is When.FAILURE:
             hold(3, spoiled, f"{job} is sent, and nothing that it needs failed")
+
+    def _check_asked(self, run: Run, record: TaskRecord, task: Task, cluster: Cluster) -> None:
+        """A retry asks for more of what ran out, once for each time, and of nothing else."""
+        nature, resources = cluster.nature, asked(task, record.ooms, record.timeouts)
+        clear = nature.hiccup_at == NEVER and not self.rewound  # a queue that shows empty can make an end look like a loss
+        for cause, number, given, unit in (
+            (Cause.OOM, record.ooms, resources.memory_mb, task.resources.memory_mb),
+            (Cause.TIMEOUT, record.timeouts, resources.time_limit_s, task.resources.time_limit_s),
+        ):
+            most, least = cluster.ran_out(run.id, task.id, record.attempt, cause)
+            times = f"after {number} times {cause} ({least} to {most})"
+            what = f"{run.id}.{task.id} ({record.attempt}) asks for {given}, declared {unit}, {times}"
+            hold(10, number <= most, f"{what}: more than ever ran out")
+            hold(10, number >= least or not clear, f"{what}: less than ran out")
+            factor = task.retry.memory_factor if cause is Cause.OOM else task.retry.time_factor
+            hold(10, given == unit * factor**number, what)
 
     def hear(self, receipt: Receipt) -> None:
         """A receipt reached the controller."""
@@ -171,6 +189,7 @@ class Promises:
         self._check_closed(run, plan)
         self._check_events(plan)
         self._check_absence(run, record, news, plan)
+        self._check_forgotten(run, record, news, plan)
         self._plans += 1
         if self.twice and self._plans % self.twice == 0:
             self._check_again(planner, run, record, news, room, now, plan)
@@ -213,6 +232,21 @@ class Promises:
             view = news.backends[run.backend_of(self.tasks[run.id, parts.task])]
             since = (view.began_at or 0.0) - self.shown[job]
             hold(6, since >= view.absence_grace_s, f"{job} is believed gone (now {after.state}), and was seen {since:.0f} s before")
+
+    def _check_forgotten(self, run: Run, record: RunRecord, news: News, plan: Plan) -> None:
+        """What the scheduler had acknowledged is sent again only if it provably forgot it; and then it is, without spending anything."""
+        for job in news.absent - news.facts.keys() - {receipt.job for receipt in news.receipts}:
+            parts = parse_job_name(job)
+            assert parts is not None
+            before, after = record.tasks[parts.task], plan.record.tasks[parts.task]
+            if before.aim is after.aim or after.aim not in (Aim.AGAIN, Aim.LOST):
+                continue
+            cluster, view = self.home(run, parts.task), news.backends[run.backend_of(self.tasks[run.id, parts.task])]
+            if after.aim is Aim.AGAIN:
+                proven = not before.acknowledged_at or cluster.may_have_forgotten(job, before.acknowledged_at)
+                hold(10, proven, f"{job} was acknowledged, nobody forgot it, and it is to be sent again")
+            else:
+                hold(10, job not in view.forgotten, f"{job} was forgotten by the scheduler, and is called lost")
 
     def _check_events(self, plan: Plan) -> None:
         ended: set[str] = set()
@@ -334,8 +368,10 @@ class Promises:
             # what the scheduler had taken and lost counts as lost, started or not
             spent = job in cluster.spool.winner or job in self.refused or cluster.accepted.get(job, 0) > 0
             hold(10, spent, f"{job} never started, and the budget is spent ({before.failures} to {record.failures})")
-            lost = job not in cluster.spool.winner and job not in self.refused and record.cause is not Cause.LOST
-            hold(10, not lost, f"{job} never started, and a failure by {record.cause} was counted")
+            # its loss may be followed at once by the end of its run, or by the next attempt: the record's cause is of that then
+            known = record.cause is Cause.LOST or before.aim is Aim.LOST
+            known = known or job in cluster.spool.winner or job in self.refused
+            hold(10, known, f"{job} never started, and a failure by {record.cause} was counted")
         hold(10, record.losses <= LOSSES_MAX, f"{job} was lost {record.losses} times and goes on")
 
     def check_stall(self, record: RunRecord) -> None:

@@ -20,6 +20,7 @@ RETRIES = (
     Retry(limit=2, on=frozenset({Cause.EXIT}), backoff_s=20.0),
     Retry(limit=1, on=frozenset({Cause.NODE_FAIL, Cause.PREEMPTED, Cause.OOM})),
     Retry(limit=2, on=frozenset({Cause.EXIT, Cause.LOST, Cause.NODE_FAIL, Cause.TIMEOUT}), backoff_s=1.0),
+    Retry(limit=3, memory_factor=1.5, time_factor=2.0),
 )
 
 

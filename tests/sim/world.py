@@ -57,6 +57,8 @@ class Character:
     memory_s: float = 0.0  # how long the scheduler remembers a job that ended
     fail: float = 0.0
     pick: float = 0.5  # how soon the scheduler starts what waits
+    silent: bool = False  # the scheduler does not say when it started
+    reuse: float = 0.0  # how soon an id that a restart forgot is another job's
     grace_s: float = 0.0  # what the core waits; only for promises.py
 
 
@@ -72,12 +74,13 @@ def draw_character(rng: random.Random, grace: float) -> Character:
         refuse=maybe(0.05, 0.3), limit=maybe(0.2), transient=maybe(0.2), lost_receipt=maybe(0.3), slow_action=maybe(0.5),
         lost_action=maybe(0.1), double=maybe(0.2, 0.3), vanish=maybe(0.05), ghost=maybe(0.04, 0.3),
         requeue=maybe(0.1, 0.4), scancel=maybe(0.02, 0.4),
-        preempt=maybe(0.05, 0.4), restart=maybe(0.04, 0.4), unreachable=maybe(0.3), incomplete=maybe(0.4), slow_look=maybe(0.4),
+        preempt=maybe(0.05, 0.4), restart=maybe(0.08, 0.4), unreachable=maybe(0.3), incomplete=maybe(0.4), slow_look=maybe(0.4),
         slow_look_s_max=rng.choice((20.0, grace, 3 * grace)),
         steady_look_s=rng.choice((0.0, 0.0, 2.5 * grace, 5 * grace)), partial=maybe(0.08), unknown=maybe(0.1, 0.4),
         hiccup_at=rng.uniform(20, 500) if rng.random() < 0.5 else NEVER, hiccup_s=rng.uniform(0.3, 0.9) * grace,
         nfs_s_max=rng.choice((0.0, 0.5 * grace, 0.9 * grace, 3 * grace)), memory_s=rng.choice((0.0, 60.0, NEVER)), fail=maybe(0.5),
         grace_s=grace, pick=rng.choice((0.5, 0.5, 0.1)), outage=maybe(0.03),
+        silent=rng.random() < 0.5, reuse=maybe(1.0, 0.7),
     )  # fmt: skip
 
 
@@ -157,6 +160,8 @@ class Cluster:
         self.late: list[tuple[float, str]] = []
         self.accepted: dict[str, int] = {}  # how often the scheduler took this name
         self.scheduler_started_at = 0.0
+        self.forgotten: set[str] = set()  # names whose acknowledged id a restart forgot, and that is another job's by now
+        self._free: list[str] = []  # names whose id it forgot, and has not given to another job yet
         self.hiccup_until = 0.0
         self.hiccup_due = character.hiccup_at
         self.outage_until = 0.0
@@ -197,6 +202,10 @@ class Cluster:
             self._accept(name)
         if self.chance(self.nature.restart):
             self._restart_scheduler()
+        for name in [each for each in self._free if self.chance(self.nature.reuse)]:
+            self._free.remove(name)
+            self.forgotten.add(name)
+            self.say(f"{self.name}: the id {self.spool.ids[name]} of {name} is now another job's")
         for job in [job for jobs in self.jobs.values() for job in jobs if job.live or job.working]:
             self._live(job)
 
@@ -241,9 +250,16 @@ class Cluster:
         job.ends_at = self.now + self.rng.choice((0.0, 5.0, 20.0, 60.0, 150.0)) * self.rng.uniform(0.5, 1.0)
         job.code, job.cause = 0, None
         if self.chance(self.nature.fail):
-            job.cause = self.rng.choice((Cause.EXIT, Cause.EXIT, Cause.TIMEOUT, Cause.OOM))
+            job.cause = self._ran_out_before(job) or self.rng.choice((Cause.EXIT, Cause.EXIT, Cause.TIMEOUT, Cause.OOM))
             job.code = self.rng.choice((1, 2, 121, 137))
         self.say(f"{self.name}: {job.id} {job.name} starts work, until {job.ends_at:.0f}")
+
+    def _ran_out_before(self, job: Job) -> Cause | None:
+        """What an earlier attempt of the same task ran out of: the next one mostly does so too."""
+        parts = parse_job_name(job.name)
+        assert parts is not None
+        before = [each.cause for each in self.jobs_of_task(parts.run, parts.task) if each.cause in (Cause.TIMEOUT, Cause.OOM)]
+        return before[-1] if before and self.rng.random() < 0.7 else None
 
     def _end_work(self, job: Job) -> None:
         killed = job.killed_at < job.ends_at
@@ -272,10 +288,12 @@ class Cluster:
     def _restart_scheduler(self) -> None:
         """It comes back without some of what it had acknowledged; processes of those live on."""
         self.scheduler_started_at = self.now
-        forgotten = [job for jobs in self.jobs.values() for job in jobs if job.live and self.rng.random() < 0.3]
+        forgotten = [job for jobs in self.jobs.values() for job in jobs if job.live and self.rng.random() < 0.4]
         for job in forgotten:
             job.hidden = job.working
             self._leave(job, "", stop=False)
+            if self.spool.ids.get(job.name) == job.id:
+                self._free.append(job.name)
         self.say(f"{self.name}: the scheduler restarts and forgets {[job.name for job in forgotten]}")
 
     # ---- what a controller asks for
@@ -366,7 +384,9 @@ class Cluster:
         if self.faults and self.now < self.partial_until:
             complete, facts = False, {name: fact for name, fact in facts.items() if crc32(name.encode()) % 2 != self.partial_half}
         unexpected = tuple(name for name in facts if name not in expected)
-        return Snapshot(self.name, began_at, facts, complete, unexpected, None, self.scheduler_started_at)
+        started_at = None if self.nature.silent else self.scheduler_started_at
+        forgotten = frozenset(name for name, each in expected.items() if each.job_id and name in self.forgotten)
+        return Snapshot(self.name, began_at, facts, complete, unexpected, None, started_at, forgotten)
 
     def _shown(self, name: str) -> bool:
         return any(job.live or self.now < job.word_until for job in self.jobs[name])
@@ -410,6 +430,18 @@ class Cluster:
         return JobFact(JobState.ENDED, known[-1].id, winner is not None, cause=Cause(word), reason=word, ended_at=known[-1].left_at)
 
     # ---- the truth, for promises.py only
+
+    def may_have_forgotten(self, name: str, acknowledged_at: float) -> bool:
+        """Whether it can be proven that the scheduler lost what it had acknowledged then."""
+        return name in self.forgotten or (not self.nature.silent and acknowledged_at < self.scheduler_started_at)
+
+    def ran_out(self, run: str, task: str, attempt: int, cause: Cause) -> tuple[int, int]:
+        """Of the attempts before this one, how many ended for `cause`, and how many of those did so for everybody to see in time."""
+        found = [job for job in self.jobs_of_task(run, task) if job.cause is cause and job.code and not job.working]
+        found = [job for job in found if (parts := parse_job_name(job.name)) and parts.attempt < attempt and job.name in self.spool.exits]
+        late_s_max = 0.0 if self.nature.slow_look or self.nature.steady_look_s else 0.9 * self.nature.grace_s
+        plain = [job for job in found if not job.hidden and self.spool.exits[job.name].visible_at <= job.left_at + late_s_max]
+        return len(found), len(plain)
 
     def jobs_of_task(self, run: str, task: str) -> list[Job]:
         """Every job ever accepted for a task, in the order of attempts."""

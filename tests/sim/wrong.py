@@ -229,6 +229,54 @@ def _needs_ignored(run: Run, record: RunRecord, news: News, now: float) -> tuple
     return replace(record, needs_left={}, ready=ready), news
 
 
+# ---- what a scheduler forgot, and what ran out
+
+
+def _absent_is_forgotten(run: Run, record: RunRecord, news: News, now: float) -> tuple[RunRecord, News]:
+    """Whatever the scheduler had taken and does not show any more is sent again: also what somebody cancelled."""
+    return record, replace(news, backends={name: replace(view, forgotten=news.absent) for name, view in news.backends.items()})
+
+
+def _forgotten_never_started(run: Run, record: RunRecord, news: News, now: float) -> tuple[RunRecord, News]:
+    """What the scheduler forgot is sent again, although it had started."""
+    forgotten = {job for view in news.backends.values() for job in view.forgotten}
+    tasks = {
+        task_id: each._replace(started=False) if job_name(run.id, task_id, each.attempt) in forgotten else each
+        for task_id, each in record.tasks.items()
+    }
+    return remember(run, tasks, record.cancelled, record.dropped), news
+
+
+def _nothing_is_forgotten(run: Run, record: RunRecord, news: News, now: float) -> tuple[RunRecord, News]:
+    return record, replace(news, backends={name: replace(view, forgotten=frozenset()) for name, view in news.backends.items()})
+
+
+def _counted_otherwise(count: Callable[[TaskRecord, TaskRecord], TaskRecord]) -> Planner:
+    """Another record after each plan of every task whose failures are more than before."""
+
+    def bent(run: Run, record: RunRecord, news: News, planned: Plan) -> Plan:
+        failed = {
+            task_id: count(before, planned.record.tasks[task_id])
+            for task_id, before in record.tasks.items()
+            if planned.record.tasks[task_id].failures > before.failures
+        }
+        return _with_tasks(run, planned, {**planned.record.tasks, **failed})
+
+    return _output(bent)
+
+
+def _both_on_oom(before: TaskRecord, after: TaskRecord) -> TaskRecord:
+    return after._replace(timeouts=after.timeouts + after.ooms - before.ooms)
+
+
+def _at_every_failure(before: TaskRecord, after: TaskRecord) -> TaskRecord:
+    return after._replace(ooms=after.failures, timeouts=after.failures)
+
+
+def _not_remembered(before: TaskRecord, after: TaskRecord) -> TaskRecord:
+    return after._replace(ooms=0, timeouts=0)
+
+
 # ---- wishes of people
 
 
@@ -266,37 +314,43 @@ def _wrong(name: str, world: int, planner: Planner = plan, **more: object) -> Wr
 
 
 WRONG = (
-    _wrong("acts before it saves", 3, habits={"acts_before_saving": True, "crash": 0.03}),
-    _wrong("reads unreachable as empty", 6, _input(_unreachable_is_empty)),
-    _wrong("believes absence without a grace", 0, _input(_no_grace)),
-    _wrong("reads an incomplete look as complete", 6, read=_always_complete),
+    _wrong("acts before it saves", 6, habits={"acts_before_saving": True, "crash": 0.03}),
+    _wrong("reads unreachable as empty", 14, _input(_unreachable_is_empty)),
+    _wrong("believes absence without a grace", 7, _input(_no_grace)),
+    _wrong("reads an incomplete look as complete", 13, read=_always_complete),
     _wrong("believes a stale look to be of now", 3, _input(_always_fresh), habits={"folds_stale": True}),
     _wrong("reads vanished as succeeded", 0, _input(_vanished_succeeded)),
-    _wrong("ignores the exit code", 3, _facts(_exit_code_ignored)),
-    _wrong("takes a requeue for an end", 0, _facts(_requeue_is_failure)),
+    _wrong("ignores the exit code", 2, _facts(_exit_code_ignored)),
+    _wrong("takes a requeue for an end", 3, _facts(_requeue_is_failure)),
     _wrong("takes unknown words for a failure", 6, _facts(_unknown_is_failure)),
-    _wrong("takes a fenced job for a failure", 3, _facts(_fenced_is_failure)),
+    _wrong("takes a fenced job for a failure", 6, _facts(_fenced_is_failure)),
     _wrong("believes what is known of another attempt", 3, _facts(_any_attempt), habits={"full_news": True}),
-    _wrong("does not wait for the fence", 8, _input(_fence_assumed)),
-    _wrong("records cancelled without proof", 18, _input(_end_assumed)),
-    _wrong("takes ending for ended", 32, _input(_ending_is_ended)),
-    _wrong("takes no answer for a refusal", 2, _input(_unknown_is_refused)),
-    _wrong("sends again what is in doubt", 2, _input(_doubt_sent_again)),
-    _wrong("has one job name for all attempts", 3, _output(_one_name)),
-    _wrong("sends at every plan until it is answered", 0, _input(_sends_at_every_plan)),
-    _wrong("spends the budget on lost submissions", 3, _output(_loss_spends)),
-    _wrong("sends for ever what is lost", 3, _input(_losses_forgotten)),
-    _wrong("changes a final record by late evidence", 10, _output(_late_evidence_wins)),
-    _wrong("appends a generator's tasks twice", 103, _output(_appends_twice)),
-    _wrong("retries whatever failed", 21, _input(_retries_everything)),
+    _wrong("does not wait for the fence", 4, _input(_fence_assumed)),
+    _wrong("records cancelled without proof", 2, _input(_end_assumed)),
+    _wrong("takes ending for ended", 2, _input(_ending_is_ended)),
+    _wrong("takes no answer for a refusal", 3, _input(_unknown_is_refused)),
+    _wrong("sends again what is in doubt", 3, _input(_doubt_sent_again)),
+    _wrong("has one job name for all attempts", 6, _output(_one_name)),
+    _wrong("sends at every plan until it is answered", 1, _input(_sends_at_every_plan)),
+    _wrong("spends the budget on lost submissions", 6, _output(_loss_spends)),
+    _wrong("sends for ever what is lost", 32, _input(_losses_forgotten)),
+    _wrong("changes a final record by late evidence", 57, _output(_late_evidence_wins)),
+    _wrong("appends a generator's tasks twice", 122, _output(_appends_twice)),
+    _wrong("retries whatever failed", 2, _input(_retries_everything)),
     _wrong("keeps state of its own", 0, _with_a_mind_of_its_own(), plan_twice=True),
-    _wrong("ignores needs", 3, _input(_needs_ignored)),
-    _wrong("ignores a suspension", 32, _input(_told_nothing("suspended"))),
-    _wrong("ignores a cancelled run", 2, _input(_told_nothing("cancelled"))),
-    _wrong("ignores a dropped run", 6, _input(_told_nothing("dropped"))),
+    _wrong("takes whatever is absent for forgotten", 3, _input(_absent_is_forgotten)),
+    _wrong("sends again what had started and was forgotten", 72, _input(_forgotten_never_started)),
+    _wrong("does not hear that a job was forgotten", 72, _input(_nothing_is_forgotten)),
+    _wrong("asks for more of both when one ran out", 7, _counted_otherwise(_both_on_oom)),
+    _wrong("asks for more after any failure", 2, _counted_otherwise(_at_every_failure)),
+    _wrong("does not remember what ran out", 13, _counted_otherwise(_not_remembered)),
+    _wrong("ignores needs", 2, _input(_needs_ignored)),
+    _wrong("ignores a suspension", 6, _input(_told_nothing("suspended"))),
+    _wrong("ignores a cancelled run", 3, _input(_told_nothing("cancelled"))),
+    _wrong("ignores a dropped run", 7, _input(_told_nothing("dropped"))),
     _wrong("ignores a draining backend", 2, _input(_draining_ignored)),
     _wrong("ignores the room", 0, _room_ignored),
-    _wrong("kills what it only doubts", 0, _output(_kills_in_doubt)),
-    _wrong("cancels only once", 9, _output(_cancels_once)),
-    _wrong("does not ask to be woken", 79, _output(_never_woken), habits={"lazy": True, "two_plans": True}),
+    _wrong("kills what it only doubts", 3, _output(_kills_in_doubt)),
+    _wrong("cancels only once", 3, _output(_cancels_once)),
+    _wrong("does not ask to be woken", 9, _output(_never_woken), habits={"lazy": True, "two_plans": True}),
 )
