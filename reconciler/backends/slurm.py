@@ -84,6 +84,9 @@ class Slurm:
     def _choices(self) -> Choices:
         return Choices(self.partition_map, self.default_partition, self.account, self.scheduler_args)
 
+    def capped(self, request: JobRequest, site: Site) -> JobRequest:
+        return slurm_options.capped(request, self._choices, site.ceilings)
+
     def trouble(self, request: JobRequest) -> str:
         return slurm_options.trouble(request, self._choices)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from reconciler.backends.base import JobRequest
+from reconciler.backends.dialect import Ceiling
 from reconciler.core.desired import Resources
 from reconciler.core.env import quote
 
@@ -67,6 +68,25 @@ def options(request: JobRequest, choices: Choices) -> tuple[str, ...]:
     )
     options = tuple(f"--{name}={value}" for name, value in named if value)
     return (*options, "--requeue" if request.requeue else "--no-requeue", *asked.scheduler_args)
+
+
+def capped(request: JobRequest, choices: Choices, ceilings: Mapping[str, Ceiling]) -> JobRequest:
+    """What a retry made larger than declared, made no larger than the partition allows; of several partitions, than the first known."""
+    declared = request.declared
+    if declared is None:
+        return request
+    names = choices.partition(request.resources.partition).split(",")
+    most = next((ceilings[name] for name in names if name in ceilings), Ceiling())
+    asked = replace(
+        request.resources,
+        time_limit_s=_capped(request.resources.time_limit_s, declared.time_limit_s, most.time_limit_s),
+        memory_mb=_capped(request.resources.memory_mb, declared.memory_mb, most.memory_mb),
+    )
+    return replace(request, resources=asked)
+
+
+def _capped(asked: int, declared: int, most: int | None) -> int:
+    return asked if most is None else max(declared, min(asked, most))
 
 
 def minutes(seconds: float) -> int:

@@ -7,6 +7,7 @@ some hundred, and built of parts; they are read by their parts, so that a new on
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _RELEASE = "`scontrol release` lets it go, `scancel` ends it"
 
@@ -84,6 +85,20 @@ _SENTENCES = {
     "burst buffer/": ("the burst buffer cannot do what it asks", "read the words of Slurm, and cancel it"),
 }
 
+#: Of an ended job, what says more than its state.
+_ENDS = {
+    "DependencyNeverSatisfied": "the job that it depended on did not end as it had to",
+    "JobLaunchFailure": "it could not be started on its node",
+    "SystemFailure": "the cluster itself failed (files, network)",
+    "InactiveLimit": "it was idle for too long",
+    "InvalidAccount": "its account is not valid",
+    "InvalidQOS": "its QOS is not valid",
+    "BadConstraints": "no node has what it asks",
+    "AssociationTimeLimit": "its account has used up its time",
+    "QOSTimeLimit": "its QOS has used up its time",
+    "ReservationDeleted": "its reservation was deleted",
+}
+
 #: Limits, by the parts of their names. Of one job alone: it never starts. Of all jobs of somebody: it waits for room.
 _LIMIT = re.compile(
     r"(?P<whose>QOS|Association|Assoc)?(?P<kind>Grp|Max|Min|Job|Resource)(?P<what>[A-Za-z]*?)"
@@ -97,6 +112,7 @@ _WHAT = {
 }  # fmt: skip
 
 
+@lru_cache(maxsize=1000)  # a queue of 10,000 rows has a handful of reasons
 def waiting(reason: str) -> str:
     """Why a waiting job waits, as a sentence without its subject: `waits for jobs of higher priority (Slurm: Priority)`.
 
@@ -133,7 +149,11 @@ def _limit(reason: str, code: str) -> str:
     return f"waits for room under a limit {whose}{f' ({named})' if named.strip() else ''} (Slurm: {reason})"
 
 
-def reason_of_end(state_words: str, reason: str) -> str:
-    """What a job's end is put down to: our words for its state, and Slurm's reason when it says more."""
-    told = "" if reason.strip() in {"", "None", "(null)"} else f" (Slurm: {reason.strip()})"
-    return f"{state_words}{told}" if state_words else ""
+def ending(state_words: str, reason: str) -> str:
+    """Why a job ended: the words for its state, and Slurm's reason when it says more. A job that ended while it waited keeps the reason
+    for which it waited, which says nothing of its end."""
+    code = reason.strip()
+    if code in _ENDS:
+        return f"{state_words}: {_ENDS[code]} (Slurm: {code})"
+    waited = code in {"", "(null)"} or code in _WAITS or not waiting(code).startswith("waits (Slurm:")
+    return state_words if waited else f"{state_words} (Slurm: {code})"

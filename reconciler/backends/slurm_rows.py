@@ -8,8 +8,8 @@ cannot print a text of ours, but takes one as its delimiter: `MARK=` after each 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from reconciler.backends import slurm_reasons
 from reconciler.backends.dialect import Row
@@ -34,8 +34,8 @@ _PERHAPS_MEMORY = "if its output says `Exceeded job memory limit`, it needs more
 
 _JOB_ID = re.compile(r"([0-9]{1,10})(?:_([0-9]{1,9})|_\[([^\]]*)\])?(\+[0-9]{1,5})?")
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([1-9][0-9]{0,8}))?)?")
-_DURATION = re.compile(r"(?:(\d{1,6})-)?(?:(\d{1,6}):)?(\d{1,6}):(\d{1,2}(?:\.\d{1,6})?)")
-_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)([KMGTP]?)n?")
+_DURATION = re.compile(r"(?:([0-9]{1,6})-)?(?:([0-9]{1,6}):)?([0-9]{1,6}):([0-9]{1,2}(?:\.[0-9]{1,6})?)")
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)([KMGTP]?)n?")
 _UNIT_MB = {"": 1 / 1024 / 1024, "K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1024.0**2, "P": 1024.0**3}
 
 
@@ -51,7 +51,7 @@ def long_format(mark: str) -> str:
 
 def read_rows(mark: str, text: str) -> list[Row]:
     """The rows of either form, a row of several waiting elements as one each."""
-    return [row for found in _bodies(mark, text) for row in _rows(*found)]
+    return [row for body in _bodies(mark, text) for row in _rows(*body)]
 
 
 def _bodies(mark: str, text: str) -> Iterator[tuple[list[str], str, str]]:
@@ -65,41 +65,39 @@ def _bodies(mark: str, text: str) -> Iterator[tuple[list[str], str, str]]:
 
 
 def _rows(fields: list[str], reason: str, name: str) -> Iterator[Row]:
-    job_id, word, submitted, started, ended, partition, user, status, restarts = fields
+    job_ids, word, submitted, started, ended, partition, user, status, restarts = fields
     stands = standing(word)
     code, signal = _wait_status(status)
-    row = Row(
-        job_id=job_id,
-        name=name,
-        state=stands.state,
-        word=word,
-        cause=stands.cause,
-        reason=_words(stands, word, reason, signal, code),
-        exit_code=_exit_code(stands, code, signal),
-        signal=_signal(signal),
-        submitted_at=_when(submitted),
-        started_at=_when(started),
-        ended_at=_when(ended) if stands.state is JobState.ENDED else None,
-        partition=partition,
-        user=user,
-        restarts=int(restarts) if _number(restarts) else None,
-    )
-    yield from _elements(row)
+    words = _words(stands, reason, signal, code)
+    for job_id, index in _elements(job_ids):
+        yield Row(
+            job_id=job_id,
+            name=name,
+            state=stands.state,
+            word=word,
+            index=index,
+            cause=stands.cause,
+            reason=words,
+            exit_code=_exit_code(stands, code, signal),
+            signal=_signal(signal),
+            submitted_at=_when(submitted),
+            started_at=None if _never_began(stands, started, ended) else _when(started),
+            ended_at=_when(ended) if stands.state is JobState.ENDED else None,
+            partition=partition,
+            user=user,
+            restarts=int(restarts) if _number(restarts) else None,
+        )
 
 
-def _elements(row: Row) -> Iterator[Row]:
-    """`7_[2-5%2]` as four rows; anything else as it is. Nothing when the id is none."""
-    found = _JOB_ID.fullmatch(row.job_id)
+def _elements(text: str) -> Sequence[tuple[str, int | None]]:
+    """Each job of an id, and its index: `7_[2-5%2]` is four, anything else one. None when it is no id."""
+    found = _JOB_ID.fullmatch(text)
     if found is None:
-        return
+        return ()
     if found[3] is None:
-        yield row if found[2] is None else replace(row, index=int(found[2]))
-        return
+        return ((text, int(found[2]) if found[2] else None),)
     indexes = _indexes(found[3])
-    if indexes is None:
-        yield row
-        return
-    yield from (replace(row, job_id=f"{found[1]}_{index}", index=index) for index in indexes)
+    return ((text, None),) if indexes is None else [(f"{found[1]}_{index}", index) for index in indexes]
 
 
 def _indexes(text: str) -> list[int] | None:
@@ -116,25 +114,30 @@ def _indexes(text: str) -> list[int] | None:
     return found or None
 
 
-def _words(stands: Standing, word: str, reason: str, signal: int | None, code: int | None) -> str:
+def _words(stands: Standing, reason: str, signal: int | None, code: int | None) -> str:
     """Why it waits, or ended so, for a person."""
     if stands.state is JobState.ENDED:
-        return _end_words(stands, word, reason, signal, code)
+        return _end_words(stands, reason, signal, code)
     if stands.words:
         return stands.words
     return slurm_reasons.waiting(reason) if stands.state is JobState.QUEUED else ""
 
 
-def _end_words(stands: Standing, word: str, reason: str, signal: int | None, code: int | None) -> str:
+def _end_words(stands: Standing, reason: str, signal: int | None, code: int | None) -> str:
     if stands.cause is None:
         return ""
     if stands.cause is not Cause.EXIT:
-        return slurm_reasons.reason_of_end(stands.words, "" if stands.cause is Cause.CANCELLED and reason.startswith("JobHeld") else reason)
+        return slurm_reasons.ending(stands.words, reason)
     if signal == _LAUNCH_SIGNAL:
         return "could not be started on its node: its folder is not there, or Slurm cannot write its output there (FAILED 0:53)"
     if signal:
         return f"was ended by signal {signal}" + (f"; {_PERHAPS_MEMORY}" if signal == 9 else "")
-    return f"ended with code {code}" if code else slurm_reasons.reason_of_end(stands.words, reason)
+    return f"ended with code {code}" if code else slurm_reasons.ending(stands.words, reason)
+
+
+def _never_began(stands: Standing, started: str, ended: str) -> bool:
+    """Of a job that was ended while it waited, Slurm says that it started when it ended."""
+    return stands.cause in {Cause.CANCELLED, Cause.TIMEOUT} and started == ended
 
 
 def _exit_code(stands: Standing, code: int | None, signal: int | None) -> int | None:
@@ -186,11 +189,15 @@ class _Account:
 
 
 def read_accounts(mark: str, text: str) -> list[Row]:
-    """One row a job, its steps folded in."""
+    """One row a job, its steps folded in.
+
+    For a second after a short job's end, sacct has only what its node said: called `allocation`, of no partition, under another id
+    if it is an element of an array. Such a line is left out: it would look like somebody else's job.
+    """
     jobs: dict[str, _Account] = {}
     for fields in _records(mark, text):
         job_id, dot, step = fields["JobID"].partition(".")
-        if not dot:
+        if not dot and fields["Partition"]:
             jobs[job_id] = _Account(fields, _megabytes(fields["MaxRSS"]), _seconds(fields["TotalCPU"]))
         elif job_id in jobs:
             _fold(jobs[job_id], step, fields)
@@ -216,29 +223,30 @@ def _most(values: Iterable[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def _account_rows(job_id: str, account: _Account) -> Iterator[Row]:
+def _account_rows(job_ids: str, account: _Account) -> Iterator[Row]:
     fields = account.fields
     stands = standing(fields["State"])
     code, signal = _code_and_signal(fields["ExitCode"])
     ended = stands.state is JobState.ENDED
-    row = Row(
-        job_id=job_id,
-        name=fields["JobName"],
-        state=stands.state,
-        word=fields["State"],
-        cause=stands.cause,
-        reason=_account_words(stands, account, code, signal),
-        # a code above 127 is printed less 128: 72 is 72 or 200, and FAILED with 0 is 128
-        exit_code=0 if ended and stands.cause is None and (code, signal) == (0, 0) else None,
-        signal=_signal(signal),
-        submitted_at=_when(fields["Submit"]),
-        started_at=_when(fields["Start"]),
-        ended_at=_when(fields["End"]) if ended else None,
-        partition=fields["Partition"],
-        user=fields["User"],
-        usage=_usage(account) if ended else None,
-    )
-    yield from _elements(row)
+    for job_id, index in _elements(job_ids):
+        yield Row(
+            job_id=job_id,
+            name=fields["JobName"],
+            state=stands.state,
+            word=fields["State"],
+            index=index,
+            cause=stands.cause,
+            reason=_account_words(stands, account, code, signal),
+            # a code above 127 is printed less 128: 72 is 72 or 200, and FAILED with 0 is 128
+            exit_code=0 if ended and stands.cause is None and (code, signal) == (0, 0) else None,
+            signal=_signal(signal),
+            submitted_at=_when(fields["Submit"]),
+            started_at=None if _never_began(stands, fields["Start"], fields["End"]) else _when(fields["Start"]),
+            ended_at=_when(fields["End"]) if ended else None,
+            partition=fields["Partition"],
+            user=fields["User"],
+            usage=_usage(account) if ended else None,
+        )
 
 
 def _usage(account: _Account) -> Usage:
@@ -255,7 +263,7 @@ def _account_words(stands: Standing, account: _Account, code: int | None, signal
         return f"ended with code {code or 128}" + (f" or {code + 128} (Slurm's accounting does not tell them apart)" if code else "")
     if stands.cause is Cause.EXIT and signal == 9 and account.killed_by is not None:
         return f"was ended by signal 9, sent by {_who(account.killed_by, fields)}; {_PERHAPS_MEMORY}"
-    return _words(stands, fields["State"], fields["Reason"] if stands.state is not JobState.ENDED else "", signal, code)
+    return _words(stands, "" if stands.state is JobState.ENDED else fields["Reason"], signal, code)
 
 
 def _who(uid: int, fields: dict[str, str]) -> str:

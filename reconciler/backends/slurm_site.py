@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 
 from reconciler.backends.base import Capacity
-from reconciler.backends.dialect import Site
+from reconciler.backends.dialect import Ceiling, Site
 from reconciler.core.env import quote
 
 #: Settings of `scontrol show config` that change how we, or a person, should read the cluster.
@@ -40,6 +40,8 @@ case $config in *'= accounting_storage/slurmdbd'*)
   $patience sacctmgr -n -P show qos format=Name,MaxSubmitJobsPerUser,MaxSubmitJobsPerAccount,GrpSubmitJobs 2>/dev/null </dev/null
   ;;
 esac
+printf '%s\\n' '{mark}|ceilings'
+sinfo -h -o '%R|%l|%m|%P' 2>/dev/null
 printf '%s\\n' '{mark}|end'
 }}"""
 
@@ -65,8 +67,32 @@ def read_site(mark: str, text: str, account: str) -> Site:
         jobs_max=_number(config.get("MaxJobCount", "")),
         submit_max=_submit_max(parts, config, account) if accounting else None,
         remembered_s=_number(config.get("MinJobAge", "").removesuffix(" sec")) or None,  # 0 is for ever
+        ceilings=_ceilings(parts.get("ceilings", "")),
         notes={name: config[name] for name in _NOTED if config.get(name, "") not in _UNSET},
     )
+
+
+def _ceilings(text: str) -> dict[str, Ceiling]:
+    """By partition: its time limit, and the memory of its largest node."""
+    found: dict[str, Ceiling] = {}
+    for fields in (line.split("|") for line in text.splitlines()):
+        if len(fields) != 4:
+            continue
+        name, limit, memory, shown = fields
+        before = found.get(name, Ceiling()).memory_mb or 0
+        found[name] = Ceiling(_seconds(limit), max(before, _number(memory.removesuffix("+")) or 0) or None)
+        if shown.endswith("*"):
+            found[""] = found[name]
+    return found
+
+
+def _seconds(text: str) -> int | None:
+    """A limit as sinfo prints it, `[days-]hours:minutes:seconds` or shorter; None for `infinite` and what is none."""
+    match = re.fullmatch(r"(?:(\d{1,6})-)?(?:(\d{1,4}):)?(\d{1,4}):(\d{1,2})", text.strip())
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (int(each or 0) for each in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _submit_max(parts: Mapping[str, str], config: Mapping[str, str], account: str) -> int | None:
@@ -80,8 +106,8 @@ def _submit_max(parts: Mapping[str, str], config: Mapping[str, str], account: st
     for fields in (line.split("|") for line in parts.get("assoc", "").splitlines()):
         if len(fields) == 6 and fields[0] == config.get("ClusterName") and charged in {fields[1], ""}:
             limits.append(_number(fields[3]))
-            allowed = fields[5].split(",")
-            used |= {fields[4]} if fields[4] else set(allowed if len(allowed) == 1 else ())
+            allowed = fields[5].split(",")  # without a default, Slurm takes `normal`, or the only one
+            used |= {fields[4]} if fields[4] else set(allowed) if len(allowed) == 1 else {"normal"} & set(allowed)
     for fields in (line.split("|") for line in parts.get("qos", "").splitlines()):
         if len(fields) == 4 and fields[0] in used:
             limits += map(_number, fields[1:])
@@ -97,14 +123,15 @@ def read_capacity(mark: str, text: str, account: str) -> Capacity:
 
 
 def _partition(fields: list[str]) -> str:
-    """`main (default): up, 4 nodes, 250 of 256 processors idle, time limit infinite, 1:00:00 when none is asked for`; "" for none."""
+    """`main (default): up; nodes 4; processors 256, idle 250; time limit infinite, by default 1:00:00`; "" for no partition."""
     if len(fields) != 6:
         return ""
     name, up, nodes, processors, most, usual = fields
     total, idle = _processors(processors)
     named = f"{name.removesuffix('*')} (default)" if name.endswith("*") else name
-    room = f"{idle} of {total} processors idle" if total is not None else f"processors {processors}"
-    return f"{named}: {up}, {nodes} nodes, {room}, time limit {most}, {usual} when none is asked for"
+    room = f"{total}, idle {idle}" if total is not None else processors
+    limit = most if usual in {"n/a", ""} else f"{most}, by default {usual}"
+    return f"{named}: {up}; nodes {nodes}; processors {room}; time limit {limit}"
 
 
 def _processors(text: str) -> tuple[int | None, int | None]:
