@@ -2,7 +2,8 @@
 
     cli/             one small module per verb group; parses, calls, prints; decides nothing
     daemon.py        composition root: settings -> objects, signals, sd_notify. Beside it places.py, which makes sources and backends (with
-                     it the only module that names concrete classes), and consult.py (what verbs ask without a daemon)
+                     it the only module that names concrete classes), taking.py (making a backend's far side ours), and consult.py (what
+                     verbs ask without a daemon)
     controller.py    the loop: look -> plan -> save -> act; the only caller of core.plan. Its parts:
                      intake.py (what the sources say), outlook.py (what one backend says), fleet.py (the live runs), fresh.py (what is new),
                      workshop.py (tasks made ready), jobrequest.py (a task as a job), saving.py (a cycle as one batch),

@@ -29,7 +29,7 @@ from reconciler.controller import Controller, Parts
 from reconciler.core.desired import BackendSpec, Revision
 from reconciler.core.summary import run_conditions
 from reconciler.core.trigger import Gate
-from reconciler.errors import LedgerError, NotOwner, ReconcilerError, SettingsError, StateLost
+from reconciler.errors import LedgerError, ReconcilerError, SettingsError, StateLost
 from reconciler.fleet import LiveRun
 from reconciler.housekeeping import clean_everywhere
 from reconciler.intake import Intake
@@ -42,6 +42,7 @@ from reconciler.places import Places, Station
 from reconciler.report import Report
 from reconciler.sources.watch import Watcher
 from reconciler.status import Asked, StatusWriter, view_of
+from reconciler.taking import Takings
 
 log = structlog.get_logger(__name__)
 
@@ -202,16 +203,21 @@ class Daemon:
         return EXIT_TROUBLE if trouble else EXIT_OK
 
     def _outlook_maker(self, ledger: Ledger) -> Callable[[BackendSpec, Callable[[], None]], Outlook]:
+        takings = Takings(ledger)
+
         def make(spec: BackendSpec, wake: Callable[[], None]) -> Outlook:
             def changed() -> None:
                 outlook.look_soon()
 
-            station = self._stations[spec.name] = self._places.backend(spec, Owner(ledger.id, ledger.epoch), changed)
-
             async def take() -> None:
-                await _take(station, f"backend {spec.name}", ledger, len(outlook.expected))
+                await takings.take(station, len(outlook.expected))
 
-            outlook = Outlook(spec, station.works, self._settings.poll_interval_s, wake, take, station.close)
+            async def release() -> None:
+                takings.let_go(station)
+                await station.close()
+
+            station = self._stations[spec.name] = self._places.backend(spec, Owner(ledger.id, ledger.epoch), changed)
+            outlook = Outlook(spec, station.works, self._settings.poll_interval_s, wake, take, release)
             return outlook
 
         return make
@@ -254,19 +260,6 @@ class Daemon:
             log.warning(EventName.OBJECT_FAILED, kind="Settings", name=settings.instance, verb="retention", reason=str(error))
         except Exception:  # a bug in retention must not end it silently, and must not hurt a run
             log.exception(EventName.OBJECT_FAILED, kind="Settings", name=settings.instance, verb="retention")
-
-
-async def _take(station: Station, name: str, ledger: Ledger, live: int) -> None:
-    """Make a backend ours, unless what is there says that this ledger is not the newest. `live`: jobs that the ledger knows of there.
-
-    Raises StateLost, NotOwner and Unreachable.
-    """
-    if held := await station.owner_there():
-        check_traces(ledger.identity, [SpoolOwner(f"{name} ({station.where}/owner)", held.ledger_id, held.epoch)])
-    elif live:
-        lost = f"{station.where} holds nothing of ours, but the ledger knows of {live} live jobs there"
-        raise NotOwner(f"{lost}; put it back where it was, or give those jobs up as lost with `reconciler recover --replace`")
-    await station.own()
 
 
 def _unfinished(live: LiveRun, controller: Controller) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,8 +60,8 @@ class Station:
     """A backend, and what is asked of it beside its jobs: the same words for one of this machine and one that is far away.
 
     `where` names the folder of this instance there, for people. `own` takes it; raises NotOwner and Unreachable. `owner_there` and `left`
-    need no ownership and change nothing; they raise Unreachable or OSError. `log` is where a job's standard output is, for people; ""
-    when nobody knows yet.
+    need no ownership and change nothing; they raise Unreachable or OSError. `log` is where a job's standard output is, for people.
+    `user` is whose jobs are run there, as far as the document tells: an ssh config may know better.
     """
 
     spec: BackendSpec
@@ -71,6 +72,7 @@ class Station:
     left: Callable[[], Awaitable[Sequence[Left]]]
     close: Callable[[], Awaitable[None]]
     log: Callable[[str], str]
+    user: str
 
 
 Changed = Callable[[], None]
@@ -126,6 +128,7 @@ class Places:
             left=partial(aside, backend.traces),
             close=close,
             log=lambda job: str(spool / "runs" / job[:RUN_ID_LENGTH] / job / "out"),
+            user=_me(),
         )
 
     def _slurm(self, spec: BackendSpec, owner: Owner, changed: Changed) -> Station:
@@ -162,6 +165,7 @@ class Places:
             left=backend.traces,
             close=backend.close,
             log=backend.log_path,
+            user=_text(_mapping(options, "ssh"), "user") or _me(),
         )
 
     def spool(self, spec: BackendSpec) -> Path:
@@ -226,6 +230,14 @@ def _host(spec: BackendSpec) -> Host:
             login_shell=login_shell,
         )
     )
+
+
+def _me() -> str:
+    """The user of this process; its number when it has no name."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _path(text: str) -> Path | None:

@@ -32,7 +32,7 @@ LAYERS = {
     "standing": 5, "objectrow": 5, "aside": 5, "housekeeping": 5,
     "controller": 5, "outlook": 5, "fleet": 5, "fresh": 5, "jobrequest": 5, "intake": 5, "report": 5, "saving": 5, "workshop": 5,
     "web": 5, "agent": 5,
-    "places": 6, "consult": 6, "daemon": 6, "cli": 7, "__main__": 8, "__init__": 0,
+    "places": 6, "taking": 6, "consult": 6, "daemon": 6, "cli": 7, "__main__": 8, "__init__": 0,
 }  # fmt: skip
 PURE_STDLIB = {
     "__future__", "bisect", "collections", "dataclasses", "difflib", "enum", "fnmatch", "functools", "hashlib", "heapq", "itertools",

@@ -176,3 +176,24 @@ async def test_a_run_asked_for_by_hand_of_a_suspended_source_is_held_from_its_fi
         await until(lambda: phases(world) == {"near/x": "Waiting"}, "the run is made")
         await asyncio.sleep(0.5)  # it would be sent in the cycle that makes it
     assert not ran.exists()
+
+
+async def test_an_option_that_changes_counts_while_jobs_live(tmp_path: Path) -> None:
+    """A backend that is to be made otherwise is replaced in its place: its jobs are followed to their end, and run once."""
+    world = World(tmp_path)
+    settings = world.folder / "settings.yaml"
+    gate, ran = tmp_path / "gate", tmp_path / "ran"
+    slow = f'- {{id: t, command: "echo x >> {ran}; until [ -e {gate} ]; do sleep 0.05; done"}}\n- {{id: u, command: "true", deps: [t]}}'
+    world.write("a.yaml", workflow("a", slow))
+    daemon = daemon_of(world)
+    async with running(daemon):
+        await until(ran.exists, "the job runs")
+        controller = daemon.controller
+        assert controller is not None
+        before = controller.outlooks["local"]
+        settings.write_text(settings.read_text().replace("type: local,", "type: local, login_shell: true,"))
+        await until(lambda: controller.outlooks["local"] is not before, "another was made")
+        await until(lambda: controller.outlooks["local"].reachable, "it has taken the place")
+        gate.touch()
+        await until(lambda: phases(world) == {"a": "Succeeded"}, "the run has ended")
+    assert ran.read_text() == "x\n"

@@ -4,6 +4,7 @@
     run.py       run, plan             what needs the daemon's parts
     offline.py   validate, schema      what needs only the files
     read.py      get, watch, logs, why, events: from the ledger, with no daemon running
+    backends.py  check, queue: a backend as it is now, asked directly
     write.py     rerun, approve, cancel, suspend, resume: each edits a manifest
     recover.py   recover
     folder.py    the trusted folder, its Settings and its ledger      output.py   tables, JSON, ages, nearest names
@@ -39,6 +40,8 @@ VERBS = {
     "logs": "logs",
     "why": "read",
     "events": "read",
+    "check": "backends",
+    "queue": "backends",
     "rerun": "write",
     "approve": "write",
     "cancel": "write",

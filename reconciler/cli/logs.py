@@ -14,9 +14,10 @@ import click
 from reconciler.cli.folder import Trusted, folder_option, json_option, quiet_logs
 from reconciler.cli.lookup import find_stored, find_task
 from reconciler.cli.output import print_json
+from reconciler.clock import monotonic
 from reconciler.core.names import job_name
 from reconciler.core.record import FINAL, TaskRecord, TaskState
-from reconciler.errors import ReconcilerError
+from reconciler.errors import ReconcilerError, Unreachable
 from reconciler.printable import escape
 
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
     from reconciler.core.desired import Task
     from reconciler.ledger.read import LedgerReader
 
-_POLL_S = 0.2
+#: How often it is asked for more, and which share of the time the asking may take: over ssh it takes a while.
+_POLL_S, _POLL_SHARE = 0.2, 0.2
+#: While a backend does not answer, it is asked so often.
+_AGAIN_S = 5.0
 _CHUNK_BYTES = 1_000_000
 _EVENTS_AT_ONCE = 1000
 #: Colours and bold (SGR) are what programs print on purpose and cannot steer a terminal; everything else is escaped.
@@ -107,12 +111,24 @@ async def _once(read: Read, wanted: _Wanted, attempt: int, tail: int | None, as_
 async def _follow(reader: LedgerReader, read: Read, wanted: _Wanted, attempt: int, tail: int | None) -> int:
     """Print what comes until the task is final. A new attempt is a new file: it is told on standard error."""
     offset, seen, record = -1, 0, TaskRecord()
+    silent: str | None = None  # None: never asked; "": it answers; else why it does not
     while True:
         news = reader.events(run=wanted.run, after=seen, limit=_EVENTS_AT_ONCE)
         if not seen or any(stored.event.task == wanted.task.id for stored in news):  # a large run's tasks are read only when one moved
             record = next(record for task, record in reader.tasks(wanted.run) if task.id == wanted.task.id)
         seen = news[-1].seq if news else seen
-        got = await _read(read, wanted, attempt, max(offset, 0), _CHUNK_BYTES)
+        began = monotonic()
+        try:
+            got = await _read(read, wanted, attempt, max(offset, 0), _CHUNK_BYTES)
+        except Unreachable as error:
+            if silent is None or record.state in FINAL:
+                raise
+            if not silent:
+                click.echo(escape(f"-- {error}; tried again --"), err=True)
+            silent = str(error)
+            await asyncio.sleep(_AGAIN_S)
+            continue
+        pause_s, silent = max(_POLL_S, (monotonic() - began) / _POLL_SHARE), ""
         if got.data is not None and offset < 0:
             offset = await _tail_begin(read, wanted, attempt, got.size, tail)
             continue
@@ -127,7 +143,7 @@ async def _follow(reader: LedgerReader, read: Read, wanted: _Wanted, attempt: in
             continue
         if record.state in FINAL:
             return 0
-        await asyncio.sleep(_POLL_S)
+        await asyncio.sleep(pause_s)
 
 
 async def _tail_begin(read: Read, wanted: _Wanted, attempt: int, size: int, lines: int | None) -> int:

@@ -261,12 +261,17 @@ def why(subject: str, task: str | None, as_json: bool, trusted: Trusted) -> int:
     """Say what blocks OBJECT, link by link, down to what happens next and when.
 
     OBJECT is a run (id, start of one, or workflow), or a source, backend, workflow as its name or Kind/name. With TASK, of that task
-    of the run. Exit codes: 0, 1 no such object or task.
+    of the run. Of a job that is pending the scheduler is asked why, and when it may start. Exit codes: 0, 1 no such object or task.
     """
     from reconciler.cli.reasons import reasons
 
+    def explain(backend: str, job: str, before: str) -> list[str]:
+        from reconciler.cli.backends import explained
+
+        return explained(trusted, backend, job, before)
+
     with trusted.reader() as reader:
-        lines = reasons(reader, subject, task)
+        lines = reasons(reader, subject, task, explain)
     if as_json:
         print_json({"object": subject, "task": task, "chain": lines})
     else:

@@ -1,18 +1,21 @@
 """The chain that blocks an object, from what the ledger holds. For `why`; core/summary.py has the words for tasks.
 
-There is no backend to ask here, so what the daemon last said of it counts; when no daemon runs, that is the first reason.
+Of a backend counts what the daemon last said; only why a job is pending there is asked of itself. When no daemon runs, that is said.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from reconciler.cli.lookup import find_objects, find_run, find_stored, find_task, split, try_run
 from reconciler.cli.output import no_such
 from reconciler.cli.read import condition, conditions
 from reconciler.clock import utc_now
 from reconciler.core.draft import remember
+from reconciler.core.names import job_name
 from reconciler.core.observed import BackendView
 from reconciler.core.record import FINAL, RunRecord, TaskState
-from reconciler.core.summary import Surroundings, run_conditions
+from reconciler.core.summary import Surroundings, blocking, run_conditions
 from reconciler.core.summary import why as chain_of
 from reconciler.ledger.read import LedgerReader
 from reconciler.ledger.rows import ObjectRow, RunRow
@@ -22,10 +25,14 @@ _GRACE_S = 30.0
 _NO_DAEMON = "no daemon is running on this folder, so nothing moves; `reconciler run` starts one"
 
 
-def reasons(reader: LedgerReader, word: str, task: str | None) -> list[str]:
+#: Asks a backend why a job of it is pending: (backend, job name, what it said last) -> sentences.
+Explain = Callable[[str, str, str], list[str]]
+
+
+def reasons(reader: LedgerReader, word: str, task: str | None, explain: Explain) -> list[str]:
     """One sentence each, from `word` itself down to what happens next."""
     if task is not None:
-        return _of_run(reader, find_run(reader, word), task)
+        return _of_run(reader, find_run(reader, word), task, explain)
     kind, name = split(word)
     objects = find_objects(reader, word)
     run = try_run(reader, word)
@@ -34,7 +41,7 @@ def reasons(reader: LedgerReader, word: str, task: str | None) -> list[str]:
         no_such(kind.lower() or "object", name, known)
     lines = [line for row in objects for line in _of_object(row)]
     if run is not None:
-        return lines + _of_run(reader, run, None)
+        return lines + _of_run(reader, run, None, explain)
     return lines + ([] if reader.daemon() else [_NO_DAEMON])
 
 
@@ -47,19 +54,22 @@ def _of_object(row: ObjectRow) -> list[str]:
     return [f"{row.kind}/{row.name}: {each.get('reason')}: {message}" for message, each in reversed(unique.items())]
 
 
-def _of_run(reader: LedgerReader, row: RunRow, task: str | None) -> list[str]:
+def _of_run(reader: LedgerReader, row: RunRow, task: str | None, explain: Explain) -> list[str]:
     head = f"run {row.id} of {row.workflow or '(unknown)'} is {row.phase}"
     stored = find_stored(reader, row.id)
     record = remember(stored.run, stored.records, stored.cancelled, stored.dropped)
     around = Surroundings(_views(reader), {}, _suspended(reader, row))
-    if task is not None:
-        lines = [head, *chain_of(stored.run, record, find_task(stored, task), around, utc_now())]
-    else:
+    about = find_task(stored, task) if task is not None else _first_open(record)
+    if task is None:
         succeeded = next(each for each in run_conditions(stored.run, record, around.suspended) if each.type == "Succeeded")
-        lines = [f"{head}: {succeeded.message}"]
-        first = _first_open(record)
-        if first:
-            lines += chain_of(stored.run, record, first, around, utc_now())
+        head = f"{head}: {succeeded.message}"
+    lines = [head]
+    if about:
+        lines += chain_of(stored.run, record, about, around, utc_now())
+        last = blocking(record, about)
+        pending = record.tasks[last]
+        if pending.state is TaskState.QUEUED:
+            lines += explain(stored.run.backend_of(record.known[last]), job_name(row.id, last, pending.attempt), pending.reason)
     return lines + ([_NO_DAEMON] if row.ended_at is None and not reader.daemon() else [])
 
 

@@ -201,18 +201,33 @@ def why(run: Run, record: RunRecord, task_id: str, around: Surroundings, now: fl
     is no task of the run.
     """
     lines = []
-    while True:
-        task = record.tasks[task_id]
-        left = [need for need in record.known[task_id].needs if record.tasks[need].state not in FINAL]
-        if task.state is not TaskState.WAITING or not left:
-            lines += _why_here(run, record, task_id, around, now)
-            break
+    while left := _open_needs(record, task_id):
         lines.append(f"{task_id} waits for {len(left)} of {len(record.known[task_id].needs)} tasks it needs: {_some(left)}")
-        task_id = next((need for need in left if record.tasks[need].state is not TaskState.WAITING), left[0])
+        task_id = _followed(record, left)
+    lines += _why_here(run, record, task_id, around, now)
     if len(lines) > WHY_LINES_MAX:
         half = WHY_LINES_MAX // 2
         lines = [*lines[:half], f"… {len(lines) - 2 * half:,} more tasks that wait for each other …", *lines[-half:]]
     return tuple(lines)
+
+
+def blocking(record: RunRecord, task_id: str) -> str:
+    """The task at the end of the chain that `why` tells of: its own state says what comes next. Raises KeyError as `why` does."""
+    while left := _open_needs(record, task_id):
+        task_id = _followed(record, left)
+    return task_id
+
+
+def _open_needs(record: RunRecord, task_id: str) -> list[str]:
+    """What a waiting task still needs."""
+    if record.tasks[task_id].state is not TaskState.WAITING:
+        return []
+    return [need for need in record.known[task_id].needs if record.tasks[need].state not in FINAL]
+
+
+def _followed(record: RunRecord, left: Sequence[str]) -> str:
+    """Of several needs one that is under way, else the first."""
+    return next((need for need in left if record.tasks[need].state is not TaskState.WAITING), left[0])
 
 
 def moves(run: Run, record: RunRecord, backends: Mapping[str, BackendView], held: bool) -> bool:
