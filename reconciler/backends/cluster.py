@@ -105,6 +105,7 @@ class ClusterBackend(Front):
         self._site_at = 0.0
         self._size_at = 0.0
         self._size_bytes: int | None = None
+        self._measuring: asyncio.Task[None] | None = None
         self._desk: far.Desk | None = None
         self._sightings: Sightings | None = None
         self._dispatch: Dispatch | None = None
@@ -144,6 +145,9 @@ class ClusterBackend(Front):
 
     async def close(self) -> None:
         """End the connection. Jobs go on."""
+        if self._measuring is not None:
+            self._measuring.cancel()
+            await asyncio.gather(self._measuring, return_exceptions=True)
         await self._host.close()
 
     # Backend
@@ -214,7 +218,8 @@ class ClusterBackend(Front):
             assert self._dispatch is not None
             self._sending.update(job.job for job in jobs)
             try:
-                receipts = await self._dispatch.send(jobs, Terms(desk, self._place.instance, self._umask, self._array_most()))
+                terms = Terms(desk, self._place.instance, self._umask, self._array_most(), self._site or Site())
+                receipts = await self._dispatch.send(jobs, terms)
             except NotOwner:
                 raise
             except Unreachable as error:  # NotBegun: dispatch tells of all else by receipts
@@ -413,12 +418,19 @@ class ClusterBackend(Front):
     async def _ask_site(self, now: float) -> None:
         self._site = await self.ask_site()
         self._site_at = now
-        if now >= self._size_at + SIZE_S:
-            desk, _ = self._known
+        if now >= self._size_at + SIZE_S and (self._measuring is None or self._measuring.done()):
             self._size_at = now
+            self._measuring = asyncio.ensure_future(self._measure())
+
+    async def _measure(self) -> None:
+        """How large the spool is. Beside the looks: on a network file system this may take long."""
+        desk, _ = self._known
+        try:
             reply = await self._talk(lambda mark: far.measured(desk, mark), LOOK_TIMEOUT_S, 0)
-            size = reply.first("size")
-            self._size_bytes = int(size) * 1024 if size and size.isdecimal() else None
+        except Unreachable:
+            return  # asked again in an hour
+        size = reply.first("size")
+        self._size_bytes = int(size) * 1024 if size and size.isdecimal() else None
 
     def _array_most(self) -> int:
         if self._place.array == "never" or self._site is None:

@@ -44,6 +44,14 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Ceiling:
+    """What a job of one partition may ask for at most; None: as much as it likes."""
+
+    time_limit_s: int | None = None
+    memory_mb: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """What a cluster is and allows, as it said when asked. None and "": it did not say."""
 
@@ -54,6 +62,7 @@ class Site:
     jobs_max: int | None = None  # most jobs that the scheduler holds, of everybody
     submit_max: int | None = None  # most jobs that this user may have submitted
     remembered_s: float | None = None  # how long the scheduler remembers an ended job
+    ceilings: Mapping[str, Ceiling] = field(default_factory=dict)  # by partition; "" is the scheduler's default one
     notes: Mapping[str, str] = field(default_factory=dict)  # other settings worth showing, for `check`
 
 
@@ -87,6 +96,10 @@ class Dialect(Protocol):
 
     def trouble(self, request: JobRequest) -> str:
         """Why this request can never be submitted here, in words for a person; "" when it can."""
+        ...
+
+    def capped(self, request: JobRequest, site: Site) -> JobRequest:
+        """`request`, asking for no more than its partition allows where a retry made it ask for more than it declared."""
         ...
 
     def asked(self, request: JobRequest) -> tuple[str, ...]:

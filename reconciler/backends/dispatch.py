@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from reconciler.backends import far
 from reconciler.backends.base import JobRequest
-from reconciler.backends.dialect import Dialect
+from reconciler.backends.dialect import Dialect, Site
 from reconciler.backends.packing import Batch, Namer, batches
 from reconciler.backends.reply import Reply
 from reconciler.backends.script import Layout, job_script, trouble
@@ -50,6 +50,7 @@ class Terms:
     instance: str
     umask: str
     array_most: int
+    site: Site
 
 
 class Dispatch:
@@ -66,7 +67,7 @@ class Dispatch:
         """One receipt for each job. Raises NotOwner and NotBegun when nothing was done, and only then."""
         receipts: dict[str, Receipt] = {}
         fit = []
-        for job in jobs:
+        for job in (self._dialect.capped(job, terms.site) for job in jobs):
             if words := self._trouble(job):
                 receipts[job.job] = Receipt(job.job, Answer.REFUSED, utc_now(), reason=words)
             else:

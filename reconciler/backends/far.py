@@ -245,11 +245,23 @@ def submitted(desk: Desk, mark: str, parcels: Sequence[Parcel], step: str) -> st
     return desk.program(mark, head + "".join(_parcel(desk, each) for each in parcels) + '[ -z "$stop" ] || say "stop $stop"\n')
 
 
+_SENDERS = r"""single() { # job script
+  take "$1" - 0 || return
+  printf '%s' "$2" >|"$f/script" || { echo 'refused 1 transient end' >>"$c"; say unsent "$1 its script cannot be written"; return 1; }
+  echo 'sent 1 end' >>"$c" || { say unsent "$1 the spool cannot be written"; return 1; }
+}
+element() { # job index script
+  take "$1" "$a" "$2" || return
+  { printf '%s' "$3" >|"$f/script" && printf '%s\n' "$1" >|"$d/$2"; } || {
+    echo 'refused 1 transient end' >>"$c"; say unsent "$1 its script cannot be written"; return 1; }
+  won="$won,$2"; say in "$a $2"
+}
+"""
+
+
 def _sender(desk: Desk, step: str) -> str:
     start = claim_line(desk.owner, step, "", 0).rpartition(" - ")[0]
     dialect = desk.dialect
-    classes = {Answer.REFUSED: "refused", Answer.LIMIT: "limit", Answer.TRANSIENT: "transient"}
-    cases = "".join(f"  *{quote(piece)}*) class={classes[answer]} ;;\n" for piece, answer in dialect.answers)
     return f"""set -C
 take() {{ # job array index: 0 when the claim of the name is ours
   f=runs/${{1%%.*}}/$1 n=1 mine="{start} $2 $3 end"
@@ -281,7 +293,13 @@ fit() {{ # job: 0 when nothing forbids to claim it
 new() {{ [ ! -e "runs/${{1%%.*}}/$1/claim.1" ]; }}
 bad() {{ say bad "$1 $2"; return 1; }}
 can_be_written() {{ if [ -e "$1" ]; then [ -f "$1" ] && [ -w "$1" ]; else [ -d "${{1%/*}}" ] && [ -w "${{1%/*}}" ]; fi; }}
-told() {{ # job or array, file of its state: classify what the submit command said
+{_told(dialect)}{_SENDERS}"""
+
+
+def _told(dialect: Dialect) -> str:
+    classes = {Answer.REFUSED: "refused", Answer.LIMIT: "limit", Answer.TRANSIENT: "transient"}
+    cases = "".join(f"  *{quote(piece)}*) class={classes[answer]} ;;\n" for piece, answer in dialect.answers)
+    return f"""told() {{ # job or array, file of its state: classify what the submit command said
   id=
   if [ "$code" = 0 ]; then
 {dialect.accept}
@@ -293,17 +311,6 @@ told() {{ # job or array, file of its state: classify what the submit command sa
   [ $class = unknown ] || echo "refused 1 $class end" >>"$2"
   [ $class = refused ] || stop=$class
   one_line; say no "$1 $class $code $text"
-}}
-single() {{ # job script
-  take "$1" - 0 || return
-  printf '%s' "$2" >|"$f/script" || {{ echo 'refused 1 transient end' >>"$c"; say unsent "$1 its script cannot be written"; return 1; }}
-  echo 'sent 1 end' >>"$c" || {{ say unsent "$1 the spool cannot be written"; return 1; }}
-}}
-element() {{ # job index script
-  take "$1" "$a" "$2" || return
-  {{ printf '%s' "$3" >|"$f/script" && printf '%s\\n' "$1" >|"$d/$2"; }} || {{
-    echo 'refused 1 transient end' >>"$c"; say unsent "$1 its script cannot be written"; return 1; }}
-  won="$won,$2"; say in "$a $2"
 }}
 """
 

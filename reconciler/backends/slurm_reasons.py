@@ -104,7 +104,7 @@ _LIMIT = re.compile(
     r"(?P<whose>QOS|Association|Assoc)?(?P<kind>Grp|Max|Min|Job|Resource)(?P<what>[A-Za-z]*?)"
     r"(?P<per>PerJob|PerNode|PerUser|PerAccount)?(?:Limit|NotSatisfied)?"
 )
-_WHOSE = {"QOS": "of its QOS", "Assoc": "of its account", "Association": "of its account"}
+_WHOSE = {"QOS": "its QOS", "Assoc": "its account", "Association": "its account"}
 _WHAT = {
     "Cpu": "processors", "CPU": "processors", "Mem": "memory", "Memory": "memory", "Node": "nodes", "Jobs": "jobs", "SubmitJobs": "jobs",
     "SubmitJob": "jobs", "Job": "jobs", "Wall": "time", "WallDuration": "time", "Billing": "billing units", "BB": "burst buffer",
@@ -140,13 +140,13 @@ def _limit(reason: str, code: str) -> str:
     minutes = "Minutes" in found["what"]
     what = found["what"].replace("Run", "").removesuffix("Minutes")
     named = _WHAT.get(what, what) + (" over time" if minutes else "")
-    whose = _WHOSE.get(found["whose"] or "", "of its account")
+    whose = _WHOSE.get(found["whose"] or "", "its account")
     if found["kind"] == "Min":
-        return _never(reason, f"it asks for less than the least {whose} ({named})", "ask for more, or change `qos`")
+        return _never(reason, f"it asks for less than {whose} wants of a job ({named})", "ask for more, or change `qos`")
     alone = found["kind"] == "Max" and (found["per"] in {"PerJob", "PerNode"} or what.startswith("WallDuration"))
     if alone:
-        return _never(reason, f"it asks for more than one job may have {whose} ({named})", "ask for less, or change `account` or `qos`")
-    return f"waits for room under a limit {whose}{f' ({named})' if named.strip() else ''} (Slurm: {reason})"
+        return _never(reason, f"it asks for more than {whose} allows one job ({named})", "ask for less, or change `account` or `qos`")
+    return f"waits for room under a limit of {whose}{f' ({named})' if named.strip() else ''} (Slurm: {reason})"
 
 
 def ending(state_words: str, reason: str) -> str:
