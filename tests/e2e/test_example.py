@@ -8,10 +8,12 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
 
+from tests.clusters.cluster import Cluster
 from tests.e2e.world import World
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -21,8 +23,9 @@ LEFT_OVER = shutil.ignore_patterns(".state", "status", "out", ".scripthut", "tem
 PRINTED = {
     "diamond": [r"no problem in 1 object", *"123456", r"\w+ +diamond +Succeeded +4 succeeded .*"],
     "scripthut": [r"no problem in 2 objects", r"5 batches, mean 3\..*", r"mean,3\..*", r"\w+ +examples/\S+ +Succeeded +7 succeeded .*"],
+    "slurm": [r"no problem in 2 objects"],
 }
-RUNS = {"diamond": 2, "scripthut": 1}
+RUNS = {"diamond": 2, "scripthut": 1, "slurm": 0}
 SOURCE = """\
 apiVersion: scripthut/v1
 kind: Source
@@ -41,10 +44,36 @@ def copy(name: str, to: Path) -> Path:
     return to
 
 
-def commands_of(readme: Path) -> list[str]:
+def commands_of(readme: Path, language: str = "sh") -> list[str]:
     """The commands of the README's shell block, without their comments."""
-    [block] = re.findall(r"^```sh\n(.*?)^```$", readme.read_text(), re.MULTILINE | re.DOTALL)
+    [block] = re.findall(rf"^```{language}\n(.*?)^```$", readme.read_text(), re.MULTILINE | re.DOTALL)
     return [line.partition("  #")[0].strip() for line in block.splitlines()]
+
+
+def carried_out(commands: list[str], folder: Path, binaries: Path) -> list[str]:
+    """The lines that the commands print in `folder`, where `reconciler` is ours; each must end with 0. `binaries`: a folder to make."""
+    command = binaries / "reconciler"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m reconciler "$@"\n')
+    command.chmod(0o755)
+    env = {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}", "PYTHONPATH": str(EXAMPLES.parent)}
+    printed: list[str] = []
+    for line in commands:
+        done = subprocess.run(["sh", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+        printed += done.stdout.splitlines()
+    return printed
+
+
+def phases(folder: Path) -> list[str]:
+    """How the runs of an example stand."""
+    ledgers = [*folder.rglob("ledger.sqlite3")]
+    if not ledgers:
+        return []
+    with sqlite3.connect(ledgers[0]) as ledger:
+        found = [phase for (phase,) in ledger.execute("SELECT phase FROM runs")]
+    ledger.close()
+    return found
 
 
 def test_every_example_is_tried() -> None:
@@ -57,22 +86,31 @@ def test_every_example_is_tried() -> None:
 def test_the_commands_of_an_example(tmp_path: Path, name: str) -> None:
     """Every command of an example's README ends with 0 where the README is, and what it promises is printed."""
     folder = copy(name, tmp_path / name)
-    command = tmp_path / "bin" / "reconciler"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m reconciler "$@"\n')
-    command.chmod(0o755)
-    env = {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}", "PYTHONPATH": str(EXAMPLES.parent)}
-    printed: list[str] = []
-    for line in commands_of(folder / "README.md"):
-        done = subprocess.run(["sh", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, (line, done.stdout, done.stderr)
-        printed += done.stdout.splitlines()
+
+    printed = carried_out(commands_of(folder / "README.md"), folder, tmp_path / "bin")
 
     for words in PRINTED[name]:
         assert any(re.fullmatch(words, line) for line in printed), (words, printed)
-    with sqlite3.connect(next(folder.rglob("ledger.sqlite3"))) as ledger:
-        assert ledger.execute("SELECT phase FROM runs").fetchall() == [("Succeeded",)] * RUNS[name]
-    ledger.close()
+    assert phases(folder) == ["Succeeded"] * RUNS[name]
+
+
+@pytest.mark.real("slurm")
+def test_the_slurm_example_runs_on_a_cluster(tmp_path: Path, slurm: Cluster) -> None:
+    """With a login node written into it, every command of the Slurm example works, and its one run succeeds."""
+    folder = copy("slurm", tmp_path / "slurm")
+    backend = (folder / "cluster.yaml").read_text()
+    spool = f"~/example-{uuid.uuid4().hex}"
+    there = f"ssh: {{host: {slurm.name}, config: {slurm.ssh_config}}}\n  spool: {spool}\n  poll: {{min: 500ms, max: 2s}}"
+    (folder / "cluster.yaml").write_text(backend.replace("ssh: {host: login.example.org}", there))
+
+    try:
+        printed = carried_out(commands_of(folder / "README.md", "console"), folder, tmp_path / "bin")
+    finally:
+        slurm.run(f"rm -rf {spool} ~/reconciler-example")
+
+    assert "40" in printed
+    assert any(re.fullmatch(r"\w+ +sweep +Succeeded +6 succeeded .*", line) for line in printed), printed
+    assert phases(folder) == ["Succeeded"]
 
 
 def test_the_python_example_runs_in_place(tmp_path: Path) -> None:
