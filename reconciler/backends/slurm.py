@@ -51,7 +51,7 @@ _TROUBLES = (
     ("Slurm accounting storage is disabled", "this cluster keeps no accounting"),
     ("Problem talking to the database", "the accounting (slurmdbd) does not answer"),
     ("Unable to connect to database", "the accounting (slurmdbd) does not answer"),
-    ("slurmdbd", "the accounting (slurmdbd) does not answer"),
+    ("slurm_persist_conn_open", "the accounting (slurmdbd) does not answer"),
     ("Slurm backup controller in standby mode", "slurmctld is changing over to its backup"),
     ("Incompatible versions", "Slurm's commands there are of another version than slurmctld"),
     ("Could not establish a configuration source", "Slurm finds no configuration there"),
@@ -160,8 +160,8 @@ class Slurm:
 
 
 def _literal(path: str) -> str:
-    """`path` as sbatch takes it for a file name. `%j` would be the job's id; with a backslash anywhere, Slurm takes `%` as it is and a
-    doubled backslash for one."""
+    """`path` as sbatch takes it for a file name. `%j` would be the job's id; with a backslash anywhere, Slurm takes `%` as it is (also
+    the one of `%a`: such elements share a file) and a doubled backslash for one."""
     return path.replace("\\", "\\\\") if "\\" in path else path.replace("%", "%%")
 
 

@@ -10,25 +10,30 @@ from reconciler.backends.slurm_reasons import ending, waiting
 
 NEVER = "will not start by itself: "
 
+
+def listed(text: str) -> list[str]:
+    return text.split()
+
+
 #: All that `job_reason_string` of 22.05 can print (the list is in its library), but limits, which are below.
-CODES = (
+CODES = listed(
     "None Priority Dependency Resources PartitionNodeLimit PartitionTimeLimit PartitionDown PartitionInactive JobHeldAdmin JobHeldUser "
     "BeginTime Licenses AssociationJobLimit AssociationResourceLimit AssociationTimeLimit Reservation ReqNodeNotAvail FrontEndDown "
     "SchedDefer NodeDown BadConstraints SystemFailure JobLaunchFailure NonZeroExitCode TimeLimit InactiveLimit InvalidAccount InvalidQOS "
     "QOSUsageThreshold QOSJobLimit QOSResourceLimit QOSTimeLimit Cleaning Prolog QOSNotAllowed AccountNotAllowed DependencyNeverSatisfied "
     "JobHoldMaxRequeue JobArrayTaskLimit BurstBufferResources BurstBufferStageIn BurstBufferOperation PowerNotAvail PowerReserved "
     "ReservationDeleted DeadLine PartitionConfig AccountingPolicy FedJobLock OutOfMemory MaxMemPerLimit"
-).split()
-LIMITS_OF_ALL = (
+)
+LIMITS_OF_ALL = listed(
     "QOSGrpCpuLimit QOSGrpCPUMinutesLimit QOSGrpCPURunMinutesLimit QOSGrpJobsLimit QOSGrpMemLimit QOSGrpNodeLimit QOSGrpSubmitJobsLimit "
     "QOSGrpWallLimit QOSMaxCpuPerUserLimit QOSMaxJobsPerUserLimit QOSMaxNodePerUserLimit QOSMaxSubmitJobPerUserLimit QOSMaxMemoryPerUser "
     "AssocGrpCpuLimit AssocGrpJobsLimit AssocGrpMemRunMinutes AssocGrpGRES AssocGrpBB AssocMaxJobsLimit AssocMaxSubmitJobLimit "
     "MaxCpuPerAccount MaxJobsPerAccount MaxSubmitJobsPerAccount QOSJobLimit AssociationResourceLimit"
-).split()
-LIMITS_OF_ONE = (
+)
+LIMITS_OF_ONE = listed(
     "AssocMaxCpuPerJobLimit AssocMaxCpuMinutesPerJobLimit AssocMaxNodePerJobLimit AssocMaxWallDurationPerJobLimit AssocMaxMemPerNode "
     "QOSMaxCpuPerJobLimit QOSMaxWallDurationPerJobLimit QOSMaxGRESPerJob QOSMaxMemoryPerNode QOSMinCpuNotSatisfied QOSMinGRES"
-).split()
+)
 
 
 @pytest.mark.parametrize("code", CODES)
@@ -41,8 +46,10 @@ def test_every_code_of_slurm_is_told_in_words(code: str) -> None:
 
 @pytest.mark.parametrize(
     "code",
-    "DependencyNeverSatisfied PartitionTimeLimit PartitionNodeLimit PartitionConfig BadConstraints JobHeldUser JobHeldAdmin "
-    "JobHoldMaxRequeue InvalidAccount InvalidQOS".split(),
+    listed(
+        "DependencyNeverSatisfied PartitionTimeLimit PartitionNodeLimit PartitionConfig BadConstraints JobHeldUser JobHeldAdmin "
+        "JobHoldMaxRequeue InvalidAccount InvalidQOS"
+    ),
 )
 def test_what_never_comes_is_said_to_with_a_cure(code: str) -> None:
     """A job that waits for ever begins with the same words, and ends with what to do."""
@@ -73,8 +80,8 @@ def test_a_limit_on_many_jobs_is_waited_for(code: str) -> None:
         ),
         (
             "AssocMaxWallDurationPerJobLimit",
-            "will not start by itself: it asks for more than one job may have of its account (time) (Slurm: AssocMaxWallDurationPerJobLimit); "
-            "ask for less, or change `account` or `qos`",
+            "will not start by itself: it asks for more than its account allows one job (time) "
+            "(Slurm: AssocMaxWallDurationPerJobLimit); ask for less, or change `account` or `qos`",
         ),
         ("QOSGrpMemLimit", "waits for room under a limit of its QOS (memory) (Slurm: QOSGrpMemLimit)"),
         ("ANewReason", "waits (Slurm: ANewReason)"),
@@ -94,7 +101,10 @@ def test_a_sentence_of_slurm_is_understood_however_it_is_written(reason: str) ->
 @pytest.mark.parametrize(
     ("reason", "told"),
     [
-        ("DependencyNeverSatisfied", "was cancelled: the job that it depended on did not end as it had to (Slurm: DependencyNeverSatisfied)"),
+        (
+            "DependencyNeverSatisfied",
+            "was cancelled: the job that it depended on did not end as it had to (Slurm: DependencyNeverSatisfied)",
+        ),
         ("JobHeldUser", "was cancelled"),
         ("Priority", "was cancelled"),
         ("ReqNodeNotAvail, UnavailableNodes:n4", "was cancelled"),

@@ -88,7 +88,8 @@ def test_an_unfamiliar_state_is_unknown_and_told(text: str) -> None:
 
 def test_who_cancelled_is_read_from_the_state() -> None:
     """The user id, when there is one."""
-    assert [cancelled_by(text) for text in ("CANCELLED by 1005", "CANCELLED by 0", "CANCELLED", "CANCELLED by x", "")] == [1005, 0, None, None, None]
+    told = ("CANCELLED by 1005", "CANCELLED by 0", "CANCELLED", "CANCELLED by x", "")
+    assert [cancelled_by(text) for text in told] == [1005, 0, None, None, None]
 
 
 @given(st.text())
