@@ -70,6 +70,7 @@ class _Seen:
     began_at: float = 0.0
     complete: bool = False
     rows: int = 0  # jobs of the user in the queue, of all kinds
+    sent: list[tuple[float, int]] = field(default_factory=list)  # when, and how many jobs were handed over that it may not show
 
 
 #: What far.revoked says of a job -> what that is to the core.
@@ -163,6 +164,7 @@ class ClusterBackend(Front):
 
     async def _look(self, expected: Mapping[str, Expected], began_at: float, full: bool) -> Snapshot:
         desk, sightings = self._known
+        sightings.settle()
         asked_at = monotonic()
         reply = await self._ours(lambda mark: far.looked(desk, mark, full), int(full))
         self._learn_clock(reply, began_at)
@@ -189,6 +191,7 @@ class ClusterBackend(Front):
             self._pace.changed(now)
         if complete:
             self._seen.began_at, self._seen.complete = began_at, True
+            self._seen.sent = [(at, count) for at, count in self._seen.sent if at >= began_at]
             absent = len(expected) > len(facts)
             self._pace.looked(now, took_s, absent or any(each.since for each in sightings.known.values()))
             await self._sweep(desk, sightings)
@@ -226,8 +229,10 @@ class ClusterBackend(Front):
                 return [Receipt(job.job, Answer.TRANSIENT, utc_now(), reason=f"not sent: {error}") for job in jobs]
             finally:
                 self._sending.difference_update(job.job for job in jobs)
-            if any(receipt.answer is not Answer.REFUSED for receipt in receipts):
-                self._pace.changed(utc_now())
+            now = utc_now()
+            if sent := sum(receipt.answer in (Answer.ACCEPTED, Answer.UNKNOWN) for receipt in receipts):
+                self._seen.sent.append((now, sent))
+                self._pace.changed(now)
             return receipts
 
     async def cancel(self, jobs: Sequence[CancelRequest]) -> Sequence[Receipt]:
@@ -338,10 +343,10 @@ class ClusterBackend(Front):
             raise Unreachable(f"the spool on {self._host.where} was not taken yet")
         return self._desk, self._sightings
 
-    async def _ours(self, make: Callable[[str], str], calls: int, timeout_s: float = LOOK_TIMEOUT_S) -> Reply:
+    async def _ours(self, make: Callable[[str], str], calls: int, timeout_s: float = LOOK_TIMEOUT_S, large: bool = False) -> Reply:
         """Run a program that acts in our spool. Raises NotOwner when it is not ours any more."""
         assert self._desk is not None
-        reply = await self._talk(make, timeout_s, calls)
+        reply = await self._talk(make, timeout_s, calls, large)
         path = f"{self._desk.root}/owner on {self._host.where}"
         if reply.has("gone"):
             refuse_lost("", self._owner, path, self._desk.root)
@@ -352,7 +357,7 @@ class ClusterBackend(Front):
         return reply
 
     async def _submitted(self, make: Callable[[str], str], calls: int) -> Reply:
-        return await self._ours(make, calls, SUBMIT_TIMEOUT_S)
+        return await self._ours(make, calls, SUBMIT_TIMEOUT_S, large=True)
 
     async def _apart(self, work: Callable[[], T], size: int) -> T:
         """Do something that takes long for a large `size` on a thread."""
@@ -368,14 +373,15 @@ class ClusterBackend(Front):
             sightings.see_members(arrays, members(reply))
 
     async def _read_trails(self, desk: far.Desk, sightings: Sightings, expected: Mapping[str, Expected], full: bool) -> None:
-        names = [job for job in sightings.to_read(expected, frozenset(self._sending), full) if parse_job_name(job)]
+        sending = frozenset(self._sending)
+        names = await self._apart(lambda: sightings.to_read(expected, sending, full), 20 * len(expected))
         for part in (names[first : first + _READ_AT_ONCE] for first in range(0, len(names), _READ_AT_ONCE)):
             reply = await self._ours(lambda mark, part=part: far.records(desk, mark, part, ()), 0)  # type: ignore[misc]
             sightings.see_trails(part, trails(reply), utc_now())
 
     async def _ask_words(self, desk: far.Desk, sightings: Sightings, expected: Mapping[str, Expected]) -> None:
         """Ask the scheduler why jobs ended, or where they are: its short memory, then its accounting, many at once."""
-        wanted = sightings.to_ask(expected, utc_now())
+        wanted = await self._apart(lambda: sightings.to_ask(expected, utc_now()), 20 * len(expected))
         jobs = list(wanted)
         for part in (jobs[first : first + 500] for first in range(0, len(jobs), 500)):
             asked = {job: wanted[job] for job in part}
@@ -391,7 +397,7 @@ class ClusterBackend(Front):
             sightings.see_words(asked, rows, expected, utc_now())
             if missing:
                 self._site_at = 0.0  # a scheduler that restarted may have forgotten them: when did it start?
-        if heard := sightings.to_hear(expected):
+        if heard := await self._apart(lambda: sightings.to_hear(expected), 20 * len(expected)):
             reply = await self._ours(lambda mark: far.said(desk, mark, heard), 0)
             sightings.see_said({job: text for job, _, text in (each.partition(" ") for each in reply.all("said"))})
 
@@ -442,7 +448,7 @@ class ClusterBackend(Front):
         site = self._site
         if site is None or site.submit_max is None:
             return None
-        return max(0, site.submit_max - self._seen.rows)
+        return max(0, site.submit_max - self._seen.rows - sum(count for _, count in self._seen.sent))
 
     def _started_at(self) -> float | None:
         if self._site is None or self._site.started_at is None:

@@ -6,6 +6,7 @@ never sent again from here.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -65,15 +66,8 @@ class Dispatch:
 
     async def send(self, jobs: Sequence[JobRequest], terms: Terms) -> list[Receipt]:
         """One receipt for each job. Raises NotOwner and NotBegun when nothing was done, and only then."""
-        receipts: dict[str, Receipt] = {}
-        fit = []
-        for job in (self._dialect.capped(job, terms.site) for job in jobs):
-            if words := self._trouble(job):
-                receipts[job.job] = Receipt(job.job, Answer.REFUSED, utc_now(), reason=words)
-            else:
-                fit.append(job)
-        asked = {job.job: self._dialect.asked(job) for job in fit}
-        left, halt = fit, ""
+        receipts, left, asked = await asyncio.to_thread(self._prepared, jobs, terms)
+        halt = ""
         most = terms.array_most
         if self._array_fits is not None:
             most = max(1, min(most, self._array_fits * 2))  # a limit may have been lifted: try twice what went through
@@ -94,6 +88,19 @@ class Dispatch:
             receipts[job.job] = Receipt(job.job, _CLASSES.get(halt, Answer.TRANSIENT), utc_now(), reason=self._why(halt))
         return [receipts[job.job] for job in jobs]
 
+    def _prepared(
+        self, jobs: Sequence[JobRequest], terms: Terms
+    ) -> tuple[dict[str, Receipt], list[JobRequest], dict[str, tuple[str, ...]]]:
+        """Receipts of those that can never be sent, the others, and by job what these ask for. Long, for 10,000."""
+        receipts: dict[str, Receipt] = {}
+        fit = []
+        for job in (self._dialect.capped(job, terms.site) for job in jobs):
+            if words := self._trouble(job):
+                receipts[job.job] = Receipt(job.job, Answer.REFUSED, utc_now(), reason=words)
+            else:
+                fit.append(job)
+        return receipts, fit, {job.job: self._dialect.asked(job) for job in fit}
+
     def _trouble(self, job: JobRequest) -> str:
         name = parse_job_name(job.job)
         if name is None or name.run != job.run:
@@ -110,12 +117,14 @@ class Dispatch:
 
     async def _step(self, part: Sequence[Batch], terms: Terms, step: str, begun: bool) -> tuple[dict[str, Receipt], str]:
         """Send one part. Receipts of those of which something is known, and why nothing more may be sent ("": it may)."""
-        parcels = [self._parcel(batch, terms) for batch in part]
+        def program(mark: str) -> str:
+            return far.submitted(terms.desk, mark, [self._parcel(batch, terms) for batch in part], step)
+
         for batch in part:
             if batch.array is not None:
                 self._sightings.sent(batch.array.folder, {index: job.job for index, job in enumerate(batch.jobs)})
         try:
-            reply = await self._run(lambda mark: far.submitted(terms.desk, mark, parcels, step), len(part))
+            reply = await self._run(program, len(part))
         except (NotBegun, NotOwner) as error:
             if not begun:
                 raise

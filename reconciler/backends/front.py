@@ -139,10 +139,11 @@ class Front:
 
     # How
 
-    async def _talk(self, make: Callable[[str], str], timeout_s: float, calls: int) -> Reply:
-        """Run a program and take its answer apart. Raises NotBegun and Unreachable. `calls`: commands of the scheduler in it."""
+    async def _talk(self, make: Callable[[str], str], timeout_s: float, calls: int, large: bool = False) -> Reply:
+        """Run a program and take its answer apart. Raises NotBegun and Unreachable. `calls`: commands of the scheduler in it; `large`: its
+        text takes long to make, and is made on a thread."""
         mark = _mark()
-        program = make(mark)
+        program = await asyncio.to_thread(make, mark) if large else make(mark)
         if calls:
             self._calls.add(utc_now(), calls)
         outcome = await self._host.run(program, timeout_s)

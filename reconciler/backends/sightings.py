@@ -7,7 +7,8 @@ daemon begins with nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.backends.dialect import Row
@@ -57,6 +58,7 @@ class Sightings:
         self._array_names: dict[str, ArrayName | None] = {}
         self._told: dict[str, float] = {}  # jobs that are over and dropped, and until when that is remembered
         self._alien: set[str] = set()  # folders of arrays that are not in our spool
+        self._later: deque[Callable[[], None]] = deque()
 
     # What comes in
 
@@ -65,8 +67,13 @@ class Sightings:
         self.arrays[array] = dict(members)
 
     def accepted(self, job: str, job_id: str) -> None:
-        """The scheduler said which job it is."""
-        self._of(job).job_id = job_id
+        """The scheduler said which job it is. Counts from the next look on: one may be under way on a thread."""
+        self._later.append(lambda: setattr(self._of(job), "job_id", job_id))
+
+    def settle(self) -> None:
+        """Take in what was told since the last look. Only while no look is under way."""
+        while self._later:
+            self._later.popleft()()
 
     def see_exits(self, exits: Mapping[str, tuple[FarExit, float | None]], expected: Mapping[str, Expected], now: float) -> bool:
         """Exit records of the mailbox. Whether any was new."""
@@ -188,13 +195,16 @@ class Sightings:
 
     def to_read(self, expected: Mapping[str, Expected], sending: frozenset[str], full: bool) -> list[str]:
         """Jobs whose trail must be read before anything is told of them: newly begun, ended, nobody's; after a full look also those that
-        are about to be called absent."""
+        are about to be called absent, or said to run and not known to have started."""
         found = [job for job, known in self.known.items() if known.to_read and job not in sending]
         absent = [job for job in expected if job not in sending and self._is_absent(self._of(job))] if full else []
         return list(dict.fromkeys((*found, *absent)))
 
     def _is_absent(self, known: Known) -> bool:
-        return known.live is None and known.trail.exit is None and not known.trail.revoked
+        """Nothing shows it; or it runs, and its start record is not there yet, which only reading again can tell."""
+        if known.trail.exit is not None or known.trail.revoked:
+            return False
+        return known.live is None or (known.live.state is JobState.RUNNING and not known.trail.started)
 
     def unknown_arrays(self, rows: Sequence[Row]) -> list[tuple[str, str]]:
         """Arrays in the queue that look like ours and of which nobody knows the members, as (run, folder)."""
@@ -272,12 +282,16 @@ class Sightings:
             known.live.job_id for known in self.known.values() if known.live and known.live.state is JobState.QUEUED and known.trail.revoked
         ]
 
-    def forget(self, jobs: Iterable[str], now: float) -> None:
-        """These are final: nothing of them is told any more."""
-        for job in jobs:
-            self._told[job] = now + _TOLD_S
-            self.forgotten.discard(job)
-            self.known.pop(job, None)
+    def forget(self, jobs: Sequence[str], now: float) -> None:
+        """These are final: nothing of them is told any more, from the next look on."""
+
+        def let_go() -> None:
+            for job in jobs:
+                self._told[job] = now + _TOLD_S
+                self.forgotten.discard(job)
+                self.known.pop(job, None)
+
+        self._later.append(let_go)
 
     def drop_unseen(self, expected: Mapping[str, Expected], sending: frozenset[str]) -> None:
         """Let go of what nobody expects and no queue shows."""
