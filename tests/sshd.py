@@ -95,6 +95,9 @@ class Sshd:
         while not _answers(self.port):
             assert self._process.poll() is None and time.monotonic() < end, self.log()
             time.sleep(0.02)
+        while self.connections():  # until all of our own visit is in the log
+            assert time.monotonic() < end, self.log()
+            time.sleep(0.02)
 
     def stop(self) -> None:
         """Listen no more. Connections that are up stay up, as with a real one; cut() ends them."""
@@ -107,6 +110,10 @@ class Sshd:
         assert self._process is not None
         return _children(self._process.pid)
 
+    def programs(self) -> list[int]:
+        """What runs on these connections."""
+        return [pid for connection in self.connections() for pid in _children(connection)]
+
     def cut(self) -> None:
         """Kill the processes of all connections, as a crash or a lost network would. What they started goes on."""
         for pid in self.connections():
@@ -114,7 +121,10 @@ class Sshd:
 
 
 def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return []
 
 
 def _free_port() -> int:

@@ -87,7 +87,9 @@ class Dial:
         self._place = place
         self._at = place.where  # the stop that is being connected to, for people
         self._files: tuple[Path, ...] = ()
-        self._stamp: object = None
+        self._stamp = stamp(())
+        self._next_files: tuple[Path, ...] = ()
+        self._next_stamp = stamp(())
 
     def keys_changed(self) -> bool:
         """True if a key file is another than at the last try. Blocks."""
@@ -96,7 +98,7 @@ class Dial:
     async def line(self) -> Line:
         """Connect and log in, within the place's time. Raises Trouble."""
         ways: _Ways = []
-        self._files, self._stamp = (), stamp(())
+        self._next_files, self._next_stamp = (), stamp(())
         place = self._place
         try:
             async with asyncio.timeout(place.connect_timeout_s):
@@ -107,6 +109,8 @@ class Dial:
         except BaseException:
             _abort(ways)
             raise
+        finally:
+            self._files, self._stamp = self._next_files, self._next_stamp
         return Line(ways)
 
     async def _reach(self, stop: Stop, ways: _Ways, depth: int) -> None:
@@ -195,8 +199,8 @@ class Dial:
 
     async def _keyring(self, stop: Stop, config: asyncssh.SSHClientConnectionOptions) -> Keyring:
         wanted = self._wanted(stop, config)
-        self._files += wanted.files
-        self._stamp = await asyncio.to_thread(stamp, self._files)
+        self._next_files += wanted.files
+        self._next_stamp = await asyncio.to_thread(stamp, self._next_files)
         loaded = await asyncio.to_thread(load, wanted)
         try:
             return await gather(wanted, loaded)

@@ -48,12 +48,18 @@ class Link:
             return self._line
         if self._dialling is None:
             if self._is_early():
-                if self._closed or not (self._denials and await asyncio.to_thread(self._dial.keys_changed)):
-                    raise self._not_begun()
-                self._until = self._tuning.now()
-                return await self.line()  # another may have begun meanwhile
+                return await self._early()
             self._dialling = asyncio.create_task(self._connect())
         return await self._dialled(self._dialling)
+
+    async def _early(self) -> Line:
+        """It is too early to try again, unless the host refused our keys and these are others now."""
+        changed = bool(self._denials) and await asyncio.to_thread(self._dial.keys_changed)
+        if self._dialling is None and self._line is None and self._is_early():  # nobody else has begun meanwhile
+            if self._closed or not changed:
+                raise self._not_begun()
+            self._until = self._tuning.now()
+        return await self.line()
 
     async def _dialled(self, dialling: asyncio.Task[Line | None]) -> Line:
         try:

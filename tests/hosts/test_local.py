@@ -87,6 +87,12 @@ async def test_a_time_out_leaves_the_program_running(tmp_path: Path) -> None:
     assert (await host.run("echo on", 10)).out == b"on\n"
 
 
+async def test_a_program_is_out_of_reach_of_the_terminal_s_signals() -> None:
+    """A program is in a session of its own: Ctrl-C of the daemon does not reach an sbatch in flight."""
+    out = (await LocalHost().run("read -r pid name state parent group session rest </proc/$$/stat; echo $session", 10)).out
+    assert int(out) != os.getsid(0)
+
+
 async def test_a_cancelled_caller_leaves_the_program_running(tmp_path: Path) -> None:
     """A daemon that stops waiting ends nothing either."""
     before = threads()

@@ -145,6 +145,7 @@ async def test_a_program_that_travels_too_slowly_is_not_begun(hosts: Hosts, own_
     with pytest.raises(NotBegun, match="before the program had been sent"):
         await host.run(program, 1)
     (tmp_path / "go").touch()
+    await until(lambda: own_sshd.programs() == [])
     assert (await host.run("echo on", 20)).out == b"on\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["go", "home", "open", "sshd"]
 
