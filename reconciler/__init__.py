@@ -23,7 +23,9 @@
     manifest/        text -> core.desired: schema (pydantic, as written), load (file:line:column errors), resolve (pure)
     sources/         base, git (pygit2, object store, no checkout), folder (watchfiles)
     hosts/           a machine that a program can be run on: base, local, ssh (asyncssh)
-    backends/        base (the two interfaces and what a backend owes), script (the job script, pure), local
+    backends/        base (the two interfaces and what a backend owes), script (the job script, pure), local; cluster (any batch system
+                     over a host; its parts: far, the programs of the login node; dispatch, sending; sightings and judgement, what was seen
+                     and what it comes to; front, for people) and dialect with slurm (what one batch system says of itself, pure)
 
 Layers, nothing imports upwards: errors, clock, printable, regular, mounts, log -> core -> yamlfile, manifest, hosts -> config -> sources,
 backends, ledger, status -> controller -> places, consult, daemon -> cli.
