@@ -137,12 +137,15 @@ async def test_a_moved_spool_counts_when_its_jobs_have_ended(tmp_path: Path) -> 
     gate, ran = tmp_path / "gate", tmp_path / "ran"
     slow = f'- {{id: t, command: "echo x >> {ran}; until [ -e {gate} ]; do sleep 0.05; done"}}'
     world.write("a.yaml", workflow("a", slow))
-    async with running(daemon_of(world)):
+    daemon = daemon_of(world)
+    async with running(daemon):
         await until(ran.exists, "the job runs")
         settings.write_text(settings.read_text().replace("type: local,", f"type: local, spool: {tmp_path}/elsewhere,"))
         await until(lambda: "spool is another one" in (world.status / "backend" / "local.yaml").read_text(), "the status says so")
         gate.touch()
         await until(lambda: phases(world) == {"a": "Succeeded"}, "the first run has ended")
+        assert (controller := daemon.controller) is not None
+        await until(lambda: not controller.outlooks["local"].later, "the document counts, with nothing else to wake the loop")
         world.write("b.yaml", workflow("b", '- {id: t, command: "true"}'))
         await until(lambda: phases(world) == {"a": "Succeeded", "b": "Succeeded"}, "the second run has ended")
     assert ran.read_text() == "x\n"
