@@ -144,7 +144,8 @@ async def test_a_moved_spool_counts_when_its_jobs_have_ended(tmp_path: Path) -> 
         await until(lambda: "spool is another one" in (world.status / "backend" / "local.yaml").read_text(), "the status says so")
         gate.touch()
         await until(lambda: phases(world) == {"a": "Succeeded"}, "the first run has ended")
-        assert (controller := daemon.controller) is not None
+        controller = daemon.controller
+        assert controller is not None
         await until(lambda: not controller.outlooks["local"].later, "the document counts, with nothing else to wake the loop")
         world.write("b.yaml", workflow("b", '- {id: t, command: "true"}'))
         await until(lambda: phases(world) == {"a": "Succeeded", "b": "Succeeded"}, "the second run has ended")
