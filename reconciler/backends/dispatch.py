@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from reconciler.backends import far
 from reconciler.backends.base import JobRequest
@@ -55,35 +56,37 @@ class Terms:
 
 
 class Dispatch:
-    """Sends jobs. Remembers between calls only how large an array the scheduler took last, when it refused a larger one."""
+    """Sends jobs. Remembers between calls only how large an array the scheduler takes that has refused a larger one."""
 
     def __init__(self, dialect: Dialect, namer: Namer, sightings: Sightings, run: Run) -> None:
         self._dialect = dialect
         self._namer = namer
         self._sightings = sightings
         self._run = run
-        self._array_fits: int | None = None  # None: no array was refused for its size
+        self._array_fits: dict[tuple[str, ...], int] = {}  # by what the jobs ask for
+        self._too_many: list[Batch] = []  # arrays that a limit refused, of the newest step
+        self._limit = ""  # the words of the newest limit
+        self._stopped = ""  # why the newest step stopped
 
     async def send(self, jobs: Sequence[JobRequest], terms: Terms) -> list[Receipt]:
         """One receipt for each job. Raises NotOwner and NotBegun when nothing was done, and only then."""
         receipts, left, asked = await asyncio.to_thread(self._prepared, jobs, terms)
         halt = ""
-        most = terms.array_most
-        if self._array_fits is not None:
-            most = max(1, min(most, self._array_fits * 2))  # a limit may have been lifted: try twice what went through
+        fits = {options: size * 2 for options, size in self._array_fits.items()}  # a limit may have been lifted: twice what went through
         while left and not halt:
             step = secrets.token_hex(8)
+            most = partial(_size, terms.array_most, fits)
             part = _first(batches(left, asked, self._namer, step, most))
+            self._too_many = []
             told, halt = await self._step(part, terms, step, bool(receipts))
             receipts.update(told)
-            sent = {job.job for batch in part for job in batch.jobs}
-            again = [job for job in left if job.job in sent and job.job not in told]
             left = [job for job in left if job.job not in told]
-            if halt == "limit" and (size := max((len(batch.jobs) for batch in part if batch.jobs[0] in again), default=1)) > 1:
-                most, halt = max(1, size // 2), ""  # an array counts as many jobs as it has elements: half of it may still be taken
-                self._array_fits = most
-            elif not halt and self._array_fits is not None and most >= terms.array_most:
-                self._array_fits = None
+            for batch in self._too_many:  # an array counts as many jobs as it has elements: half of it may still be taken
+                fits[batch.asked] = self._array_fits[batch.asked] = max(1, len(batch.jobs) // 2)
+                halt = ""
+            for batch in part:
+                if batch.array and batch not in self._too_many and len(batch.jobs) == terms.array_most:
+                    self._array_fits.pop(batch.asked, None)
         for job in left:
             receipts[job.job] = Receipt(job.job, _CLASSES.get(halt, Answer.TRANSIENT), utc_now(), reason=self._why(halt))
         return [receipts[job.job] for job in jobs]
@@ -111,9 +114,6 @@ class Dispatch:
         if halt == "limit":
             return f"not sent yet: {self._limit}" if self._limit else "not sent yet: a limit of the scheduler is reached"
         return self._stopped or "not sent yet: the submission before it met trouble"
-
-    _limit = ""
-    _stopped = ""
 
     async def _step(self, part: Sequence[Batch], terms: Terms, step: str, begun: bool) -> tuple[dict[str, Receipt], str]:
         """Send one part. Receipts of those of which something is known, and why nothing more may be sent ("": it may)."""
@@ -177,7 +177,7 @@ class Dispatch:
                     self._accept(told, who, text, at)
                 case "no":
                     members = [arrays[who].jobs[index].job for index in won.get(who, ())] if who in arrays else [who]
-                    self._refuse(told, members, text, at, who in arrays)
+                    self._refuse(told, members, text, at, arrays.get(who))
         if not reply.has("end"):  # the program was ended in the middle: what it did not tell is not known
             for batch in part:
                 for job in batch.jobs:
@@ -192,18 +192,24 @@ class Dispatch:
     def _element(self, array_id: str, index: int) -> str:
         return self._dialect.element.replace("${id}", array_id).replace("$index", str(index))
 
-    def _refuse(self, told: dict[str, Receipt], jobs: Sequence[str], text: str, at: float, array: bool) -> None:
+    def _refuse(self, told: dict[str, Receipt], jobs: Sequence[str], text: str, at: float, array: Batch | None) -> None:
         class_, _, rest = text.partition(" ")
         words = rest.partition(" ")[2][:_TEXT_MAX]
         answer = _CLASSES.get(class_, Answer.UNKNOWN)
         if answer is Answer.LIMIT:
             self._limit = words
-            if array and len(jobs) > 1:
+            if array is not None and len(jobs) > 1:
+                self._too_many.append(array)
                 return  # fewer may be taken: `send` tries
         for job in jobs:
             told[job] = Receipt(job, answer, at, reason=words)
         if answer is not Answer.REFUSED:
             self._stopped = f"not sent: {words}"
+
+
+def _size(most: int, fits: Mapping[tuple[str, ...], int], options: tuple[str, ...]) -> int:
+    """How many elements an array of jobs that ask for `options` may have."""
+    return max(1, min(most, fits.get(options, most)))
 
 
 def _first(found: Sequence[Batch]) -> list[Batch]:

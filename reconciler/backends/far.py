@@ -29,6 +29,8 @@ from reconciler.core.observed import Answer
 
 #: Where a scheduler's own words about a job go; of an array's elements each has its index after it.
 OUTPUT = "scheduler.out"
+#: So many limits are met in one program before it stops asking.
+LIMITS_MAX = 3
 _SAY = r"""say() { printf '%s\n' "$MARK:$*"; }
 newline='
 '
@@ -230,7 +232,7 @@ class Parcel:
 
 
 def submitted(desk: Desk, mark: str, parcels: Sequence[Parcel], step: str) -> str:
-    """Claim, send and record each parcel, in order; stop at the first limit, passing trouble or doubt.
+    """Claim, send and record each parcel, in order; stop at the third limit, and at the first passing trouble or doubt.
 
         was <job> <job id>          it had been sent before            doubt <job>         somebody had claimed it, and no answer is known
         ok <job or array> <id>      the scheduler took it              no <job or array> <class> <code> <text>
@@ -241,7 +243,7 @@ def submitted(desk: Desk, mark: str, parcels: Sequence[Parcel], step: str) -> st
     folders = [folder for parcel in parcels for folder in _folders(parcel.batch)]
     making = "".join(f'[ -n "$why" ] || why=$(mkdir -p -- {" ".join(part)} 2>&1)\n' for part in _parts(folders, 500))
     closed = "".join(f"[ ! -e runs/{run}/closed ] || closed=\"$closed {run} \"\n" for run in sorted(runs))
-    head = _sender(desk, step) + f"closed= why= stop=\n{closed}{making}"
+    head = _sender(desk, step) + f"closed= why= stop= limits=0\n{closed}{making}"
     return desk.program(mark, head + "".join(_parcel(desk, each) for each in parcels) + '[ -z "$stop" ] || say "stop $stop"\n')
 
 
@@ -309,7 +311,12 @@ def _told(dialect: Dialect) -> str:
   [ "$code" = 0 ] || case $out in
 {cases}  esac
   [ $class = unknown ] || echo "refused 1 $class end" >>"$2"
-  [ $class = refused ] || stop=$class
+  case $class in
+  refused) ;;
+  # what is full for one account or partition may not be for another
+  limit) limits=$((limits + 1)); [ "$limits" -lt {LIMITS_MAX} ] || stop=limit ;;
+  *) stop=$class ;;
+  esac
   one_line; say no "$1 $class $code $text"
 }}
 """

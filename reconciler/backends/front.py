@@ -175,6 +175,8 @@ class Front:
         roots = list(reply.all("root"))
         if not roots or not reply.has("end"):
             raise Unreachable(f"{self._host.where} gave no answer that can be understood")
+        if "\\" in roots[-1]:  # Slurm then expands no pattern in a path, and all elements of an array would write to one file
+            raise Unreachable(f"the spool {roots[-1]} on {self._host.where} has a backslash in its path: choose another `spool`")
         clock = seconds(reply.first("clock") or "")
         return Survey(
             root=roots[-1],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from reconciler.backends.base import JobRequest
@@ -76,20 +76,21 @@ def array_of(name: str) -> ArrayName | None:
     return ArrayName(match[1], f"+{match[2]}") if match else None
 
 
-def batches(jobs: Sequence[JobRequest], asked: Mapping[str, tuple[str, ...]], namer: Namer, step: str, most: int) -> list[Batch]:
-    """`jobs` in the order given, those of one run that ask for the same packed into arrays of at most `most` (1: never).
+def batches(
+    jobs: Sequence[JobRequest], asked: Mapping[str, tuple[str, ...]], namer: Namer, step: str, most: Callable[[tuple[str, ...]], int]
+) -> list[Batch]:
+    """`jobs` in the order given, those of one run that ask for the same packed into arrays.
 
-    `asked` holds, by job, the options that the submit command gets for it.
+    `asked` holds, by job, the options that the submit command gets for it; `most` says of such options how many elements an array of
+    them may have (1: no array).
     """
-    groups: dict[tuple[object, ...], list[JobRequest]] = {}
+    groups: dict[tuple[str, tuple[str, ...]], list[JobRequest]] = {}
     for job in jobs:
-        key = (job.run, asked[job.job]) if most > 1 else (job.job,)
-        groups.setdefault(key, []).append(job)
+        groups.setdefault((job.run, asked[job.job]), []).append(job)
     found = []
-    for group in groups.values():
-        for first in range(0, len(group), most):
-            part = tuple(group[first : first + most])
-            found.append(_batch(part, asked[part[0].job], namer, step))
+    for (_, options), group in groups.items():
+        size = max(1, most(options))
+        found += [_batch(tuple(group[first : first + size]), options, namer, step) for first in range(0, len(group), size)]
     return found
 
 

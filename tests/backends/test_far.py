@@ -76,7 +76,7 @@ class Node:
         asked = {job.job: self.desk.dialect.asked(job) for job in jobs}
         parcels = [
             far.Parcel(batch, tuple(f"script of {job.task}" for job in batch.jobs), "reconciler test")
-            for batch in batches(jobs, asked, Namer("test"), step, most)
+            for batch in batches(jobs, asked, Namer("test"), step, lambda _: most)
         ]
         return self.run(far.submitted(self.desk, MARK, parcels, step))
 
@@ -145,13 +145,21 @@ def test_a_proven_refusal_is_used_up_by_the_next(node: Node, answer: str, class_
     node.answers(answer)
     reply = node.send("a", "b", most=most)
     refused = [rest.split(" ")[1] for word, rest in told(reply) if word == "no"]
-    assert refused == [class_] * (2 if most == 1 and class_ == "refused" else 1)
-    assert reply.first("stop") == (None if class_ == "refused" else class_)
+    assert refused == [class_] * (2 if most == 1 and class_ != "transient" else 1)
+    assert reply.first("stop") == (class_ if class_ == "transient" else None)
     node.answers("echo 78")
     sent = node.send("a", step="step2")
     assert told(sent) == [("ok", f"{name('a')} 78")]
     assert node.sending("a") == Sending("accepted", job_id="78")
     assert told(node.send("a", step="step3")) == [("was", f"{name('a')} 78")]
+
+
+def test_what_is_full_is_not_asked_for_ever(node: Node) -> None:
+    """A limit of one account or partition does not hold up the next, but the third limit ends the step."""
+    node.answers(f"echo '{_FAILED} {_POLICY}' >&2; exit 1")
+    reply = node.send("a", "b", "c", "d", "e")
+    assert (len(node.calls), reply.first("stop")) == (far.LIMITS_MAX, "limit")
+    assert not (node.folder("d") / "claim.1").exists()
 
 
 @pytest.mark.parametrize(

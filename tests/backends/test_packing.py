@@ -22,7 +22,7 @@ def job(number: int, run: str = RUN) -> JobRequest:
 def packed(jobs: list[JobRequest], most: int, **asked: tuple[str, ...]) -> list[list[str]]:
     """The tasks of each batch; `asked` by task, () where nothing is said."""
     told = {each.job: asked.get(each.task, ()) for each in jobs}
-    return [[each.task for each in batch.jobs] for batch in batches(jobs, told, NAMER, "step", most)]
+    return [[each.task for each in batch.jobs] for batch in batches(jobs, told, NAMER, "step", lambda _: most)]
 
 
 def test_equal_jobs_are_an_array() -> None:
@@ -38,14 +38,14 @@ def test_unequal_jobs_are_apart() -> None:
 
 def test_no_arrays() -> None:
     """With room for one element there are no arrays."""
-    found = batches([job(0), job(1)], {job(0).job: (), job(1).job: ()}, NAMER, "step", 1)
+    found = batches([job(0), job(1)], {job(0).job: (), job(1).job: ()}, NAMER, "step", lambda _: 1)
     assert [batch.array for batch in found] == [None, None]
 
 
 def test_ten_thousand_and_one() -> None:
     """10,001 ready jobs with room for 1,001 are ten arrays, each job in one of them."""
     jobs = [job(number) for number in range(10_001)]
-    found = batches(jobs, {each.job: () for each in jobs}, NAMER, "step", 1001)
+    found = batches(jobs, {each.job: () for each in jobs}, NAMER, "step", lambda _: 1001)
     assert [len(batch.jobs) for batch in found] == [1001] * 9 + [992]
     assert [each for batch in found for each in batch.jobs] == jobs
     assert len({batch.name for batch in found}) == 10
@@ -76,8 +76,8 @@ def test_foreign_names_are_nobodys(text: str) -> None:
 
 def test_an_array_is_known_by_its_name() -> None:
     """An array's name tells its run and folder; two steps that send the same jobs make two arrays."""
-    [one] = batches([job(0), job(1)], {job(0).job: (), job(1).job: ()}, NAMER, "step 1", 10)
-    [two] = batches([job(0), job(1)], {job(0).job: (), job(1).job: ()}, NAMER, "step 2", 10)
+    [one] = batches([job(0), job(1)], {job(0).job: (), job(1).job: ()}, NAMER, "step 1", lambda _: 10)
+    [two] = batches([job(0), job(1)], {job(0).job: (), job(1).job: ()}, NAMER, "step 2", lambda _: 10)
     assert one.array is not None
     assert array_of(one.name) == one.array != two.array
     assert one.array.run == RUN and one.name.startswith(f"t0+1-{RUN}-")
