@@ -1,4 +1,4 @@
-"""`python -m tests.bench [case …]`: all benchmarks, or the named ones (planning, local, daemon, many)."""
+"""`python -m tests.bench [case …]`: all benchmarks, or the named ones (planning, local, daemon, many, slurm)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from tests.bench.measure import ROUNDS, calibrate, table
 
-CASES = ("planning", "local", "daemon", "many")
+CASES = ("planning", "local", "daemon", "many", "slurm")
 
 
 def main() -> None:
