@@ -91,11 +91,20 @@ class Sshd:
         with (self.folder / "log").open("wb") as log:
             words = [program, "-D", "-e", "-f", str(self.folder / "sshd_config")]
             self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            self._await()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _await(self) -> None:
+        """Until it listens, and all of our own visit is in the log."""
+        assert self._process is not None
         end = time.monotonic() + 10
         while not _answers(self.port):
             assert self._process.poll() is None and time.monotonic() < end, self.log()
             time.sleep(0.02)
-        while self.connections():  # until all of our own visit is in the log
+        while self.connections():
             assert time.monotonic() < end, self.log()
             time.sleep(0.02)
 
