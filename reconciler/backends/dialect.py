@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from reconciler.backends.base import Capacity, JobRequest, QueueRow
+from reconciler.backends.base import Capacity, Check, JobRequest, QueueRow
 from reconciler.core.desired import Cause
 from reconciler.core.observed import Answer, JobState, Usage
 
@@ -86,6 +86,8 @@ class Dialect(Protocol):
     text (a job name with a newline) can make one up."""
 
     title: str  # the system's name for people: `Slurm`
+    programs: tuple[str, ...]  # the commands without which nothing works
+    extras: tuple[str, ...]  # those without which less is known
     prologue: str  # shell text, first in every program: what makes its answers machine-readable
     identify: str  # shell text that sets `me` to `job <job_id> <restart count>` inside a job, without a fork
     accept: str  # shell text: given `out` (all that the submit command printed) sets `id` to the job's id, or to "" when it names none
@@ -136,6 +138,18 @@ class Dialect(Protocol):
 
     def capacity(self, mark: str) -> str:
         """The commands that tell partitions, limits and free processors."""
+        ...
+
+    def comments(self, mark: str) -> str:
+        """The command that prints the comments of this user's live jobs, for `check`; "" when this system has none."""
+        ...
+
+    def read_comments(self, mark: str, text: str) -> list[tuple[str, str]]:
+        """What `comments` printed: name and comment of each job."""
+        ...
+
+    def remarks(self, site: Site) -> Sequence[Check]:
+        """What of this cluster's settings an operator should know: what it means, and the cure where there is one."""
         ...
 
     def read_rows(self, mark: str, text: str) -> list[Row]:

@@ -15,7 +15,7 @@ from functools import partial
 from reconciler.backends import far
 from reconciler.backends.base import JobRequest
 from reconciler.backends.dialect import Dialect, Site
-from reconciler.backends.packing import Batch, Namer, batches
+from reconciler.backends.packing import Batch, Namer, batches, comment_of
 from reconciler.backends.reply import Reply
 from reconciler.backends.script import Layout, job_script, trouble
 from reconciler.backends.sightings import Sightings
@@ -139,7 +139,7 @@ class Dispatch:
     def _parcel(self, batch: Batch, terms: Terms) -> far.Parcel:
         scripts = tuple(f"#!/bin/sh\n{job_script(job, self._layout(job, terms))}" for job in batch.jobs)
         who = batch.jobs[0].job if batch.array is None else f"{batch.array.folder} of run {batch.array.run}"
-        return far.Parcel(batch, scripts, f"reconciler {terms.instance} {who}")
+        return far.Parcel(batch, scripts, f"{comment_of(terms.instance)}{who}")
 
     def _layout(self, job: JobRequest, terms: Terms) -> Layout:
         root = terms.desk.root

@@ -69,6 +69,7 @@ def survey(mark: str, spool: str, instance: str) -> str:
     """What the far side is, before anything is done there: `spool` is absolute or `~/…`. Makes nothing."""
     return f"""{_SAY.replace("$MARK", mark)}say umask "$(umask)"
 say home "$HOME"
+say shell "${{SHELL-}}"
 say user "$(id -un)"
 say node "$(uname -n)"
 say clock "$(date +%s.%N)"
@@ -96,13 +97,17 @@ say end
 """
 
 
-def tried(mark: str, root: str) -> str:
-    """Whether a file can be made in the spool, or where it would be: `failed <why>` or nothing. Its size, what is free, the quota."""
+def tried(mark: str, root: str, programs: Sequence[str]) -> str:
+    """Whether a file can be made in the spool, or where it would be: `failed <why>` or nothing. Its size, its file system, what is free,
+    the quota; and where these programs are: `program <name> <path>`, without a path for one that is not there."""
     return f"""{_SAY.replace("$MARK", mark)}set -f
+say path "$PATH"
+for each in {" ".join(programs)}; do say program "$each $(command -v "$each")"; done
 d={quote(root)}
 while [ ! -e "$d" ] && [ "$d" != / ]; do d=${{d%/*}}; d=${{d:-/}}; done
 out=$({{ umask 077; printf x >"$d/.try.$$" && rm -f -- "$d/.try.$$"; }} 2>&1) || {{ one_line; say failed "$text"; }}
 [ -d {quote(root)} ] && out=$(timeout 20 du -sk -- {quote(root)} 2>/dev/null) && say size "${{out%%[!0-9]*}}"
+out=$(timeout 10 stat -f -c %T -- "$d" 2>/dev/null) && say kind "$out"
 out=$(timeout 10 df -hP -- "$d" 2>/dev/null | tail -n 1) && {{ set -- $out; [ $# -ge 4 ] && say free "$4 of $2"; }}
 out=$(timeout 10 quota -s 2>/dev/null | tail -n +3) && [ -n "$out" ] && {{ one_line; say quota "$text"; }}
 say end

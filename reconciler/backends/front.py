@@ -10,13 +10,13 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from reconciler.backends import far
+from reconciler.backends import check, far
 from reconciler.backends.base import Capacity, Check, Explanation, FileRange, FileRequest, QueueRow
 from reconciler.backends.dialect import Dialect, Row, Site
 from reconciler.backends.judgement import Patience
 from reconciler.backends.marks import Owner, parse_owner
 from reconciler.backends.pace import Calls
-from reconciler.backends.packing import Namer
+from reconciler.backends.packing import Namer, array_of, comment_of
 from reconciler.backends.reply import Reply, members, seconds
 from reconciler.backends.sightings import Sightings
 from reconciler.clock import monotonic, utc_now
@@ -28,14 +28,18 @@ from reconciler.hosts.base import CUT_SHORT_EXIT, Host
 _TIMEOUT_S = 50.0
 #: What partitions and limits there are is remembered for so long: minutes apart is often enough, and the page is looked at by many.
 _CAPACITY_S = 120.0
-#: Clocks that differ by more than this are worth a word: times of the cluster are shifted by it, seconds do not matter.
-_CLOCK_S = 30.0
+#: An estimated start that lies further back than this was left there by a scheduler that did not look again.
+_STALE_S = 60.0
 _NOBODY = Owner("nobody", 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What the far side is. `root`: the folder of this instance, absolute; `held`: the owner's record there, "" when there is none."""
+    """What the far side is. `root`: the folder of this instance, absolute; `held`: the owner's record there, "" when there is none.
+
+    `clock`: how far its clock is ahead of ours, in seconds, the way there included; None when it cannot be read. `noise`: what the user's
+    profile prints.
+    """
 
     root: str
     held: str
@@ -43,6 +47,8 @@ class Survey:
     node: str
     umask: str
     clock: float | None
+    shell: str = ""
+    noise: tuple[str, ...] = ()
 
 
 class Front:
@@ -63,10 +69,10 @@ class Front:
         rows = await self._rows("everybody", self._dialect.everybody)
         there = await self._surveyed()
         sightings = await self._matched(there, rows)
-        ours = [sightings.is_ours(row) for row in rows]
+        ours = [row.user == there.user and sightings.is_ours(row) for row in rows]  # anybody may call a job what he likes
         told = self._dialect.queue_rows(rows)
         return [
-            QueueRow(each.job_id, sightings.job_of(row) or each.name, each.user, each.state, each.reason, mine)
+            QueueRow(each.job_id, sightings.job_of(row) if mine else each.name, each.user, each.state, each.reason, mine)
             for each, row, mine in zip(told, rows, ours, strict=True)
         ]
 
@@ -83,9 +89,9 @@ class Front:
         rows = await self._rows("queue", self._dialect.queue)
         there = await self._surveyed()
         sightings = await self._matched(there, rows)
-        wanted = set(jobs)
+        wanted, ahead_s = set(jobs), there.clock or 0.0
         return {
-            job: Explanation(row.reason or row.word, row.started_at if row.state is JobState.QUEUED else None)
+            job: Explanation(row.reason or row.word, _estimate(row, ahead_s if abs(ahead_s) > 1.0 else 0.0))
             for row in rows
             if (job := sightings.job_of(row)) in wanted
         }
@@ -110,27 +116,58 @@ class Front:
         return FileRange(None, problem=f"{request.path}: {text}" if found and word == "problem" else f"{request.path} cannot be read")
 
     async def check(self) -> Sequence[Check]:
-        """What works on this cluster, one thing after the other; what needs another is left out when that failed."""
+        """What works on this cluster, one thing after the other; what needs another is left out when that failed. Submits nothing."""
         began = monotonic()
         try:
             there = await self._surveyed()
+            took_ms = (monotonic() - began) * 1000
+            found = [
+                Check("host", True, f"{self._host.where}: {there.user} on {there.node}, login shell {there.shell}, {took_ms:.0f} ms"),
+                *check.profile(there.noise),
+                check.clock(there.clock),
+            ]
+            programs = (*self._dialect.programs, *self._dialect.extras)
+            reply = await self._talk(lambda mark: far.tried(mark, there.root, programs), _TIMEOUT_S, 0)
         except ReconcilerError as error:
             return [Check("host", False, str(error))]
-        found = [Check("host", True, f"{self._host.where}: {there.user} on {there.node}, {(monotonic() - began) * 1000:.0f} ms")]
-        found.append(self._check_clock(there))
-        found.append(await self._check_spool(there))
+        found += [check.spool(reply, there.root, parse_owner(there.held)), check.commands(reply, self._dialect)]
+        return found + await self._check_scheduler(there) if found[-1].ok else found
+
+    async def _check_scheduler(self, there: Survey) -> list[Check]:
         try:
             site = await self.ask_site()
         except ReconcilerError as error:
-            return [*found, Check("scheduler", False, str(error))]
-        found += _checks_of(self._dialect.title, site)
-        found.append(await self._check_comment())
+            return [Check("scheduler", False, str(error))]
+        found = [Check("scheduler", True, f"{self._dialect.title} {site.version} answers".replace("  ", " "))]
+        found += [await self._check_accounting(site), check.limits(site), *self._dialect.remarks(site)]
+        found.append(await self._check_comment(there, site))
         try:
             capacity = await self.capacity()
         except ReconcilerError as error:
             return [*found, Check("partitions", False, str(error))]
         partitions = "; ".join(capacity.partitions) or "none that this user sees"
         return [*found, Check("partitions", bool(capacity.partitions), partitions)]
+
+    async def _check_accounting(self, site: Site) -> Check:
+        if not site.accounting:
+            return check.NO_ACCOUNTING
+        try:
+            await self._question("accounts", lambda mark: self._dialect.accounts(mark, ["1"]))
+        except Unreachable as error:
+            return Check("accounting", False, f"{error}; jobs run all the same, and what they used is collected when it answers")
+        return Check("accounting", True, "elapsed time, memory and processor time of ended jobs are collected")
+
+    async def _check_comment(self, there: Survey, site: Site) -> Check:
+        """Whether a comment that we give a job can be seen: some sites overwrite it, or hide it. Nothing depends on it."""
+        namer = Namer(f"{self._instance}\0{there.root}")
+        try:
+            reply, text = await self._question("comments", self._dialect.comments)
+        except ReconcilerError as error:
+            return Check("comment", False, str(error))
+        rows = self._dialect.read_comments(reply.mark, text)
+        ours = [comment for name, comment in rows if namer.job_of(name) or array_of(name)]
+        seen = sum(comment.startswith(comment_of(self._instance)) for comment in ours)
+        return check.comment(seen, len(ours), site)
 
     async def ask_site(self) -> Site:
         """What the cluster is and allows. Raises Unreachable."""
@@ -185,6 +222,8 @@ class Front:
             node=reply.first("node") or "",
             umask=reply.first("umask") or "0022",
             clock=clock - (began_at + utc_now()) / 2 if clock is not None else None,
+            shell=reply.first("shell") or "unknown",
+            noise=tuple(reply.noise),
         )
 
     def _skew(self, reply: Reply, began_at: float) -> float:
@@ -207,48 +246,13 @@ class Front:
             sightings.see_members(arrays, members(reply))
         return sightings
 
-    def _check_clock(self, there: Survey) -> Check:
-        if there.clock is None:
-            return Check("clock", False, "its clock cannot be read (`date +%s`)")
-        ahead = round(there.clock)
-        if abs(ahead) < 2:
-            return Check("clock", True, "the same as here")
-        words = f"{abs(ahead)} s {'ahead of' if ahead > 0 else 'behind'} this machine's; times are shifted by that"
-        return Check("clock", abs(ahead) <= _CLOCK_S, words)
 
-    async def _check_spool(self, there: Survey) -> Check:
-        reply = await self._talk(lambda mark: far.tried(mark, there.root), _TIMEOUT_S, 0)
-        whose = f"belongs to ledger {held.ledger_id}" if (held := parse_owner(there.held)) else "belongs to nobody yet"
-        if words := reply.first("failed"):
-            return Check("spool", False, f"{there.root} cannot be written: {words}")
-        size = f", {int(kib) / 1024:.0f} MB" if (kib := reply.first("size") or "").isdecimal() else ""
-        quota = f"; quota: {text}" if (text := reply.first("quota")) else ""
-        free = f"; free: {text}" if (text := reply.first("free")) else ""
-        return Check("spool", True, f"{there.root} {whose}{size}{free}{quota}")
-
-    async def _check_comment(self) -> Check:
-        """Whether a comment that we give a job can be seen: some sites overwrite it, or hide it. Nothing depends on it."""
-        return Check("comment", True, "every job's name tells what it is; nothing depends on its comment")
-
-
-def _checks_of(title: str, site: Site) -> list[Check]:
-    found = [Check("scheduler", True, f"{title} {site.version}".strip())]
-    if site.accounting:
-        found.append(Check("accounting", True, "elapsed time, memory and processor time are collected"))
-    else:
-        found.append(Check("accounting", True, "none: everything works; memory and processor time of ended jobs are not known"))
-    limits = [
-        f"{words} {value}"
-        for words, value in (
-            ("elements of an array:", site.array_max),
-            ("jobs of everybody:", site.jobs_max),
-            ("submitted by this user:", site.submit_max),
-        )
-        if value is not None
-    ]
-    found.append(Check("limits", True, ", ".join(limits) or "it says of none"))
-    found += [Check(name, True, text) for name, text in site.notes.items()]
-    return found
+def _estimate(row: Row, ahead_s: float) -> float | None:
+    """When a waiting job will start, on our clock. One that is in the past was not renewed, and says nothing."""
+    if row.state is not JobState.QUEUED or row.started_at is None:
+        return None
+    at = row.started_at - ahead_s
+    return at if at >= utc_now() - _STALE_S else None
 
 
 def _mark() -> str:

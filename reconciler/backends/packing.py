@@ -76,6 +76,11 @@ def array_of(name: str) -> ArrayName | None:
     return ArrayName(match[1], f"+{match[2]}") if match else None
 
 
+def comment_of(instance: str) -> str:
+    """What the comment of every job of an instance begins with."""
+    return f"reconciler {instance} "
+
+
 def batches(
     jobs: Sequence[JobRequest], asked: Mapping[str, tuple[str, ...]], namer: Namer, step: str, most: Callable[[tuple[str, ...]], int]
 ) -> list[Batch]:

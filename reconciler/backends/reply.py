@@ -16,7 +16,7 @@ from reconciler.backends.far_marks import (
 from reconciler.backends.marks import Garbled, Revoked
 
 #: What a command of the scheduler prints stands between `<word>` and `<word>-end <exit code>`.
-_SECTIONS = {"queue", "jobs", "accounts", "cancel", "everybody", "site", "capacity"}
+_SECTIONS = {"queue", "jobs", "accounts", "cancel", "everybody", "site", "capacity", "comments"}
 #: So much of an error that a command printed is kept.
 _TEXT_MAX = 500
 
@@ -31,11 +31,12 @@ class Asked:
 
 
 class Reply:
-    """One answer. `lines` are ours, as (word, rest)."""
+    """One answer. `lines` are ours, as (word, rest); `noise` is what was printed before the first of them, by a profile."""
 
     def __init__(self, mark: str, out: bytes) -> None:
         self.mark = mark
         self.lines: list[tuple[str, str]] = []
+        self.noise: list[str] = []
         self.asked: dict[str, Asked] = {}
         self._take(out.decode(errors="replace"))
 
@@ -45,6 +46,8 @@ class Reply:
             if not line.startswith(ours):
                 raw.append(line)
                 continue
+            if not self.lines:
+                self.noise = [each.strip() for each in raw if each.strip()]
             word, _, rest = line.removeprefix(ours).partition(" ")
             if open_word and word == f"{open_word}-end":
                 self.asked[open_word] = _asked(self.mark, raw, rest)

@@ -1,7 +1,8 @@
 """Slurm: its commands as text, its answers as data. Given to cluster.py by daemon.py; never runs anything. Pure.
 
 Its parts: slurm_options.py (what a task asks), slurm_answers.py (what sbatch says), slurm_rows.py with slurm_states.py and
-slurm_reasons.py (what squeue and sacct print), slurm_site.py (what the cluster is). Measured with 22.05.
+slurm_reasons.py (what squeue and sacct print), slurm_site.py (what the cluster is), slurm_remarks.py (what of that an operator should
+know). Measured with 22.05.
 
 The submit command asks for `--export=ALL`: the program that runs it has a clean environment already (hosts/base.py), and with NONE
 slurmd would start a login shell for the user's environment, and srun inside a job would see no PATH.
@@ -13,8 +14,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from reconciler.backends import slurm_options, slurm_rows, slurm_site
-from reconciler.backends.base import Capacity, JobRequest, QueueRow
+from reconciler.backends import slurm_options, slurm_remarks, slurm_rows, slurm_site
+from reconciler.backends.base import Capacity, Check, JobRequest, QueueRow
 from reconciler.backends.dialect import Row, Site, Submission
 from reconciler.backends.slurm_answers import ACCEPT, ANSWERS
 from reconciler.backends.slurm_options import Choices
@@ -27,6 +28,8 @@ unset SQUEUE_ALL SQUEUE_ARRAY SQUEUE_ARRAY_UNIQUE SQUEUE_CLUSTERS SLURM_CLUSTERS
   SCANCEL_BATCH SCANCEL_CTLD SCANCEL_FULL SCANCEL_HURRY SCANCEL_INTERACTIVE SCANCEL_NAME SCANCEL_PARTITION SCANCEL_QOS SCANCEL_STATE \\
   SCANCEL_USER SCANCEL_VERBOSE SCANCEL_WCKEY SBATCH_ARRAY_INX SBATCH_WAIT SBATCH_TIMELIMIT SBATCH_EXPORT SBATCH_CLUSTERS
 """
+_PROGRAMS: tuple[str, ...] = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
+_EXTRAS: tuple[str, ...] = ("sacct", "sacctmgr")
 _IDENTIFY = """case ${SLURM_JOB_ID-} in
 '' | *[!0-9]*) me="job none 0" ;;
 *) me=$SLURM_JOB_ID
@@ -73,6 +76,8 @@ class Slurm:
     user: str = ""
 
     title = "Slurm"
+    programs = _PROGRAMS
+    extras = _EXTRAS
     prologue = _PROLOGUE
     identify = _IDENTIFY
     accept = ACCEPT
@@ -112,8 +117,11 @@ class Slurm:
         return "\n".join(f"scancel {' '.join(part)}" for part in _chunks(words)) or ":"
 
     def queue(self, mark: str) -> str:
-        whose = f"-u {quote(self.user)}" if self.user else "--me"
-        return f"squeue -h -r {whose} -o {quote(slurm_rows.short_format(mark))}"
+        return f"squeue -h -r {self._whose} -o {quote(slurm_rows.short_format(mark))}"
+
+    @property
+    def _whose(self) -> str:
+        return f"-u {quote(self.user)}" if self.user else "--me"
 
     def jobs(self, mark: str, ids: Sequence[str]) -> str:
         """A single id that is not known is an error of squeue's, and several are not: so each list has its first id twice."""
@@ -133,6 +141,15 @@ class Slurm:
 
     def capacity(self, mark: str) -> str:
         return slurm_site.capacity_command(mark, self.user)
+
+    def comments(self, mark: str) -> str:
+        return f"squeue -h {self._whose} -o {quote(slurm_rows.comment_format(mark))}"
+
+    def read_comments(self, mark: str, text: str) -> list[tuple[str, str]]:
+        return slurm_rows.read_comments(mark, text)
+
+    def remarks(self, site: Site) -> Sequence[Check]:
+        return slurm_remarks.remarks(site)
 
     def read_rows(self, mark: str, text: str) -> list[Row]:
         return slurm_rows.read_rows(mark, text)

@@ -49,6 +49,19 @@ def long_format(mark: str) -> str:
     return f"Requeue:1|{mark}|,{_LONG}|{mark}=,Reason:300|{mark}=,Name:256|{mark}."
 
 
+def comment_format(mark: str) -> str:
+    """The format of `squeue -o` for names and comments."""
+    return f"{mark}|{mark}=%j|{mark}=%k|{mark}."
+
+
+def read_comments(mark: str, text: str) -> list[tuple[str, str]]:
+    """Name and comment of each whole row; a comment that there is none of is ""."""
+    bodies = (chunk.partition(f"|{mark}.") for chunk in text.split(f"{mark}|")[1:])
+    parts = (body.split(f"{mark}=") for body, ended, _ in bodies if ended)
+    rows = ((each[1].removesuffix("|"), each[2]) for each in parts if len(each) == 3)
+    return [(name, "" if comment == "(null)" else comment) for name, comment in rows]
+
+
 def read_rows(mark: str, text: str) -> list[Row]:
     """The rows of either form, a row of several waiting elements as one each."""
     return [row for body in _bodies(mark, text) for row in _rows(*body)]

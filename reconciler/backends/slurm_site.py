@@ -14,9 +14,10 @@ from reconciler.core.env import quote
 
 #: Settings of `scontrol show config` that change how we, or a person, should read the cluster.
 _NOTED = (
-    "ClusterName", "AccountingStorageEnforce", "EnforcePartLimits", "JobRequeue", "JobSubmitPlugins", "KillWait", "MaxArraySize",
-    "MaxJobCount", "MessageTimeout", "MinJobAge", "OverTimeLimit", "PreemptMode", "PreemptType", "PrivateData", "ProctrackType",
-    "RequeueExit", "RequeueExitHold", "SchedulerParameters", "SelectType", "SlurmctldTimeout", "SlurmdTimeout",
+    "ClusterName", "AccountingStorageEnforce", "AccountingStoreFlags", "AuthType", "EnforcePartLimits", "JobRequeue",
+    "JobSubmitPlugins", "KillWait", "MaxArraySize", "MaxJobCount", "MessageTimeout", "MinJobAge", "OverTimeLimit", "PreemptMode",
+    "PreemptType", "PrivateData", "ProctrackType", "RequeueExit", "RequeueExitHold", "SchedulerParameters", "SelectType",
+    "SlurmctldTimeout", "SlurmdTimeout",
 )  # fmt: skip
 #: sacctmgr waits for a database that hangs for 30 to 45 seconds; what it tells is not worth that.
 _PATIENCE_S = 10
