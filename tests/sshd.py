@@ -75,6 +75,10 @@ class Sshd:
         """What sshd said so far."""
         return (self.folder / "log").read_text(errors="replace")
 
+    def visits(self) -> int:
+        """How many connections came so far, the one by which start() sees that it listens among them."""
+        return self.log().count("Connection from ")
+
     def __enter__(self) -> Sshd:
         self.start()
         return self

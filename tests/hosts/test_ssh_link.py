@@ -156,8 +156,8 @@ async def test_a_changed_key_file_is_tried_at_once(hosts: Hosts, own_sshd: Sshd,
 
 async def test_nothing_is_connected_before_the_first_program(own_sshd: Sshd) -> None:
     """A host that is made and closed was never asked."""
-    before = own_sshd.log()
+    before = own_sshd.visits()
     host = SshHost(place(own_sshd))
     assert (host.connects, host.up_since, host.where) == (0, None, f"127.0.0.1:{own_sshd.port}")
     await host.close()
-    assert own_sshd.log() == before
+    assert own_sshd.visits() == before

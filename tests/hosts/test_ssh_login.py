@@ -49,10 +49,10 @@ async def test_a_key_with_a_passphrase_needs_an_agent(hosts: Hosts, sshd: Sshd, 
     """Without an agent it is said which key, why and what to do, and the host is not asked."""
     key = copied(sshd, tmp_path)
     encrypt(key)
-    before = sshd.log()
+    before = sshd.visits()
     said = await refusal(hosts(sshd, key_path=str(key)))
     assert f"the key {key} has a passphrase and no agent (SSH_AUTH_SOCK is not set) does not hold it: `ssh-add {key}`" in said
-    assert sshd.log() == before
+    assert sshd.visits() == before
 
 
 @needs_agent
@@ -90,10 +90,10 @@ async def test_a_dead_agent_is_no_agent(hosts: Hosts, sshd: Sshd, tmp_path: Path
 
 async def test_the_default_keys_are_used_when_no_key_is_named(hosts: Hosts, sshd: Sshd, home: Path) -> None:
     """Without `key:` the usual files are tried; without any it is said, and the host is not asked."""
-    before = sshd.log()
+    before = sshd.visits()
     said = await refusal(hosts(sshd, key_path=""))
     assert f"none of {home}/.ssh/id_ed25519" in said and "no agent" in said and "`key:`" in said
-    assert sshd.log() == before
+    assert sshd.visits() == before
     shutil.copy(sshd.key, home / ".ssh" / "id_ed25519")
     assert (await hosts(sshd, key_path="").run("echo in", 20)).out == b"in\n"
 
