@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from reconciler.backends import far
-from reconciler.backends.accounts import Accounts
+from reconciler.backends.accounts import Accounts, Rhythm
 from reconciler.backends.base import CancelRequest, FileRange, FileRequest, JobRequest, Trace
 from reconciler.backends.dialect import Dialect, Row, Site
 from reconciler.backends.dispatch import Dispatch, Terms
 from reconciler.backends.front import Front
-from reconciler.backends.judgement import Evidence, Patience, fact_of
+from reconciler.backends.judgement import Patience, trace_of
 from reconciler.backends.marks import Owner, parse_owner
 from reconciler.backends.ownership import refuse_lost, refuse_stranger
 from reconciler.backends.pace import Calls, Pace
@@ -32,8 +32,9 @@ from reconciler.backends.packing import Namer, array_of
 from reconciler.backends.reply import Reply, Trail, mailed, members, trails
 from reconciler.backends.sightings import Sightings
 from reconciler.clock import monotonic, utc_now
+from reconciler.core.desired import Cause
 from reconciler.core.names import parse_job_name
-from reconciler.core.observed import Answer, Expected, Receipt, Snapshot, Usage
+from reconciler.core.observed import Answer, Expected, Receipt, Snapshot
 from reconciler.errors import NotOwner, Unreachable
 from reconciler.hosts.base import Host
 
@@ -61,6 +62,7 @@ class ClusterPlace:
     poll_min_s: float = 2.0
     poll_max_s: float = 60.0
     patience: Patience = field(default_factory=Patience)
+    accounts: Rhythm = field(default_factory=Rhythm)
 
 
 @dataclass
@@ -98,7 +100,7 @@ class ClusterBackend(Front):
         self._changed = changed
         self._umask = "0022"
         self._pace = Pace(place.poll_min_s, place.poll_max_s)
-        self._accounts = Accounts()
+        self._accounts = Accounts(place.accounts)
         self._submitting = asyncio.Lock()
         self._looking = asyncio.Lock()
         self._sending: set[str] = set()
@@ -107,6 +109,7 @@ class ClusterBackend(Front):
         self._size_at = 0.0
         self._size_bytes: int | None = None
         self._measuring: asyncio.Task[None] | None = None
+        self._collecting: asyncio.Task[None] | None = None
         self._desk: far.Desk | None = None
         self._sightings: Sightings | None = None
         self._dispatch: Dispatch | None = None
@@ -146,9 +149,10 @@ class ClusterBackend(Front):
 
     async def close(self) -> None:
         """End the connection. Jobs go on."""
-        if self._measuring is not None:
-            self._measuring.cancel()
-            await asyncio.gather(self._measuring, return_exceptions=True)
+        beside = [each for each in (self._measuring, self._collecting) if each is not None]
+        for each in beside:
+            each.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
         await self._host.close()
 
     # Backend
@@ -170,6 +174,7 @@ class ClusterBackend(Front):
         self._learn_clock(reply, began_at)
         moved = sightings.see_exits(mailed(reply), expected, utc_now())
         took_s = monotonic() - asked_at
+        await self._empty(desk, sightings.stale_mail((each.partition(" ")[0] for each in reply.all("mail")), expected, self._sending))
         rows: list[Row] = []
         problem = ""
         if full:
@@ -195,10 +200,10 @@ class ClusterBackend(Front):
             absent = len(expected) > len(facts)
             self._pace.looked(now, took_s, absent or any(each.since for each in sightings.known.values()))
             await self._sweep(desk, sightings)
+            self._collect(desk, now)
             sightings.drop_unseen(expected, frozenset(self._sending))
         elif problem:
             self._seen.complete = False
-        usage = await self._collect(desk, now) if complete else {}
         return Snapshot(
             backend=self._name,
             began_at=self._seen.began_at or began_at,
@@ -210,7 +215,7 @@ class ClusterBackend(Front):
             scheduler_started_at=self._started_at(),
             forgotten=frozenset(sightings.forgotten),
             again_s=self._pace.again_s(now, bool(expected)),
-            usage=usage,
+            usage=self._accounts.taken(),
             about=self._about(now),
         )
 
@@ -324,15 +329,14 @@ class ClusterBackend(Front):
             raise Unreachable(self._silence("the queue", asked.code if asked else 1, asked.error if asked else "no answer"))
         rows = self._dialect.read_rows(queue.mark, asked.text)
         await self._find_members(desk, sightings, rows)
-        live = {job: row for row in rows if (job := sightings.job_of(row))}
+        live: dict[str, list[Row]] = {}
+        for row in rows:
+            live.setdefault(sightings.job_of(row), []).append(row)
         found: list[Trace] = []
         for part in (jobs[first : first + _READ_AT_ONCE] for first in range(0, len(jobs), _READ_AT_ONCE)):
             reply = await self._talk(lambda mark, part=part: far.records(desk, mark, part, ()), LOOK_TIMEOUT_S, 0)  # type: ignore[misc]
             told = trails(reply)
-            for job in part:
-                trail = told.get(job, Trail())
-                fact = fact_of(Evidence(trail, live.get(job), None, True, 0.0), utc_now(), Patience(0.0, 0.0))
-                found.append(Trace(job, trail.sending is not None, fact))
+            found += [trace_of(job, told.get(job, Trail()), live.get(job, ()), utc_now()) for job in part]
         return found
 
     # How
@@ -392,8 +396,7 @@ class ClusterBackend(Front):
                 return  # asked again by the next look
             rows = self._dialect.read_rows(reply.mark, told.text)
             missing = [job_id for job_id in ids if job_id not in {row.job_id for row in rows}]
-            if missing and self._site is not None and self._site.accounting:
-                rows += await self._ask_accounts(desk, missing)
+            rows += await self._ask_more(desk, sightings, asked, rows)
             sightings.see_words(asked, rows, expected, utc_now())
             if missing:
                 self._site_at = 0.0  # a scheduler that restarted may have forgotten them: when did it start?
@@ -401,20 +404,51 @@ class ClusterBackend(Front):
             reply = await self._ours(lambda mark: far.said(desk, mark, heard), 0)
             sightings.see_said({job: text for job, _, text in (each.partition(" ") for each in reply.all("said"))})
 
-    async def _ask_accounts(self, desk: far.Desk, ids: Sequence[str]) -> list[Row]:
+    async def _ask_more(self, desk: far.Desk, sightings: Sightings, asked: Mapping[str, str], rows: Sequence[Row]) -> list[Row]:
+        """What only the accounting knows: jobs that the scheduler has forgotten, and who cancelled those that were not ended by us."""
+        if self._site is None or not self._site.accounting:
+            return []
+        by_id = {row.job_id: row for row in rows}
+        missing = {job_id for job_id in asked.values() if job_id not in by_id}
+        cancelled = {
+            job_id
+            for job, job_id in asked.items()
+            if job_id in by_id and by_id[job_id].cause is Cause.CANCELLED and not sightings.known[job].trail.cancel
+        }
+        if not missing and not cancelled:
+            return []
+        found = await self._ask_accounts(desk, [*missing, *cancelled]) or []
+        return [row for row in found if row.job_id in missing or (row.job_id in cancelled and row.cause is Cause.CANCELLED)]
+
+    async def _ask_accounts(self, desk: far.Desk, ids: Sequence[str]) -> list[Row] | None:
+        """None: it does not answer."""
         reply = await self._ours(lambda mark: far.accounts_only(desk, mark, ids), 1)
         told = reply.asked.get("accounts")
-        return self._dialect.read_accounts(reply.mark, told.text) if told and not told.code else []
+        return self._dialect.read_accounts(reply.mark, told.text) if told and not told.code else None
 
-    async def _collect(self, desk: far.Desk, now: float) -> Mapping[str, Usage]:
-        """What ended jobs used, for a batch of those whose accounting should be there by now."""
-        if self._site is None or not self._site.accounting or not (due := self._accounts.due(now)):
-            return {}
+    def _collect(self, desk: far.Desk, now: float) -> None:
+        """Ask what ended jobs used, a batch of those whose accounting should be there by now. Beside the looks: a database that hangs
+        answers after 45 s. What it says is told by a later look."""
+        if self._site is None or not self._site.accounting or (self._collecting is not None and not self._collecting.done()):
+            return
+        if due := self._accounts.due(now):
+            self._collecting = asyncio.ensure_future(self._ask_usage(desk, due))
+
+    async def _ask_usage(self, desk: far.Desk, due: Mapping[str, str]) -> None:
         try:
             rows = await self._ask_accounts(desk, list(due.values()))
-        except Unreachable:
-            return {}  # asked again later
-        return self._accounts.learn(due, {row.job_id: row for row in rows}, now)
+        except (NotOwner, Unreachable):
+            rows = None  # the next look meets the same, and says so
+        if rows is None:
+            self._accounts.silent(utc_now())
+            return
+        self._accounts.learn(due, {row.job_id: row for row in rows}, utc_now())
+        self._changed()
+
+    async def _empty(self, desk: far.Desk, jobs: Sequence[str]) -> None:
+        """Take mail away that nobody expects; the job's folder keeps the record."""
+        if jobs:
+            await self._ours(lambda mark: far.looked_away(desk, mark, jobs), 0)
 
     async def _sweep(self, desk: far.Desk, sightings: Sightings) -> None:
         """Take jobs out of the queue that can do no work: their start was revoked."""

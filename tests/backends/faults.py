@@ -1,7 +1,7 @@
 """What the tests of faults on a real Slurm share: a login node whose commands can be broken, and a small loop over the real core.
 
-The loop is what the controller is, with one run and no ledger: look, plan, act. So what is judged is the outcome: which jobs ran, how often,
-and what is remembered of each task.
+The loop is what the controller is, with one run and no ledger: look, plan, act. So what is judged is the outcome: which jobs ran, how
+often, and what is remembered of each task.
 """
 
 from __future__ import annotations

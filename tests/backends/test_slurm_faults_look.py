@@ -1,7 +1,7 @@
 """A scheduler that does not answer, or lies: a real Slurm whose commands are behind wrappers. No state changes by what is not known.
 
-Here are, of the list of what other tools get wrong: commands that fail or hang (5), empty and short lists (6), jobs that are forgotten before
-they are looked at (7), words nobody knows (9), jobs that wait for ever (14), and a scheduler that answers slowly (20).
+Here are, of the list of what other tools get wrong: commands that fail or hang (5), empty and short lists (6), jobs that are forgotten
+before they are looked at (7), words nobody knows (9), jobs that wait for ever (14), and a scheduler that answers slowly (20).
 """
 
 from __future__ import annotations
