@@ -11,8 +11,10 @@ left no exit record, waits `Patience.record_s` for it: a file of another machine
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from reconciler.backends.base import Trace
 from reconciler.backends.dialect import Row
 from reconciler.backends.far_marks import FarExit, JobStart
 from reconciler.backends.marks import EXIT_WORDS, Garbled
@@ -67,6 +69,17 @@ def fact_of(evidence: Evidence, now: float, patience: Patience) -> JobFact | Non
     if word is not None:  # alive in the scheduler's memory, although the queue did not show it
         return _alive(evidence, word)
     return None
+
+
+def trace_of(job: str, trail: Trail, rows: Sequence[Row], now: float) -> Trace:
+    """What the spool and the queue hold of a job that nobody remembers. Of rows with its name, the one that took its start counts."""
+    start = _last_start(trail)
+    live = next((row for row in rows if start is None or row.job_id == start.job_id), None)
+    fact = fact_of(Evidence(trail, live, None, True, 0.0), now, Patience(0.0, 0.0))
+    if fact is None and trail.started:
+        job_id = start.job_id if start else ""
+        fact = JobFact(JobState.UNKNOWN, job_id=job_id, started=True, reason="it started; neither the queue nor an exit record shows it")
+    return Trace(job, trail.sending is not None and trail.sending.state != "refused", fact)
 
 
 def needs_word(evidence: Evidence) -> bool:

@@ -8,7 +8,7 @@ daemon begins with nothing.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.backends.dialect import Row
@@ -16,6 +16,7 @@ from reconciler.backends.far_marks import FarExit, JobStart
 from reconciler.backends.judgement import Evidence, Patience, fact_of, needs_said, needs_word
 from reconciler.backends.packing import ArrayName, Namer, array_of
 from reconciler.backends.reply import Trail
+from reconciler.core.names import parse_job_name
 from reconciler.core.observed import Expected, JobFact, JobState
 
 #: A job that was submitted longer before its intent than this is somebody else's, whatever it is called. Clocks differ, seconds are cut.
@@ -24,6 +25,8 @@ _SUBMITTED_SLACK_S = 120.0
 _ASK_AGAIN_S, _ASK_AGAIN_MAX_S = 0.3, 20.0
 #: A job whose end was told is still in the queue for a moment, and is nobody's stray.
 _TOLD_S = 900.0
+#: So many jobs are remembered whose mail was taken away unread; the others are found by the next full look.
+_EMPTIED_MAX = 10_000
 
 
 @dataclass
@@ -59,6 +62,8 @@ class Sightings:
         self._array_names: dict[str, ArrayName | None] = {}
         self._told: dict[str, float] = {}  # jobs that are over and dropped, and until when that is remembered
         self._alien: set[str] = set()  # folders of arrays that are not in our spool
+        self._nobodys: set[str] = set()  # mail that nobody expected at the last look
+        self._emptied: dict[str, None] = {}  # and that was taken away
         self._later: deque[Callable[[], None]] = deque()
 
     # What comes in
@@ -91,6 +96,20 @@ class Sightings:
             known.to_read = bool(record.code)  # a mark of ours may say why
             news = True
         return news
+
+    def stale_mail(self, names: Iterable[str], expected: Mapping[str, Expected], sending: Collection[str]) -> list[str]:
+        """Of the jobs with mail those that nobody expects, and nobody expected at the last look: each look would read it for ever. A job
+        that was sent meanwhile is expected by now, because its intent is saved before. One that is expected after all is read by name."""
+        for job in expected.keys() & self._emptied.keys():
+            del self._emptied[job]
+            self._of(job).to_read = True
+        nobodys = {job for job in names if job not in expected and job not in sending and parse_job_name(job)}
+        stale = nobodys & self._nobodys
+        self._nobodys = nobodys - stale
+        self._emptied |= dict.fromkeys(sorted(stale))
+        while len(self._emptied) > _EMPTIED_MAX:
+            del self._emptied[next(iter(self._emptied))]
+        return sorted(stale)
 
     def see_queue(self, rows: Sequence[Row], expected: Mapping[str, Expected], now: float) -> bool:
         """The live queue, all of it. Whether anything moved."""
