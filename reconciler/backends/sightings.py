@@ -45,7 +45,6 @@ class Known:
     fact: JobFact | None = None
     fresh: bool = True  # something of the above has changed since `fact` was made
     job_id: str = ""  # as a receipt or the ledger has it
-    seen_as: tuple[str, float | None] = ("", None)  # id and time of submission under which the queue last showed it by its name
 
 
 class Sightings:
@@ -139,7 +138,6 @@ class Sightings:
         if row is not None:
             if row.state is JobState.RUNNING and not known.trail.started:
                 known.to_read = True
-            known.seen_as = row.job_id, row.submitted_at
             known.word, known.asked, known.asks, known.ask_at = None, False, 0, 0.0
             known.since = 0.0 if not isinstance(known.trail.exit, FarExit) else known.since
         else:
@@ -190,8 +188,7 @@ class Sightings:
         for job, job_id in asked.items():
             known = self._of(job)
             row = by_id.get(job_id)
-            renamed = row is not None and row.submitted_at is not None and known.seen_as == (row.job_id, row.submitted_at)
-            if row is not None and self.job_of(row) != job and not renamed:
+            if row is not None and self.job_of(row) != job:
                 self.forgotten.add(job)
                 row = None
             if row is not None and self._chosen(job, [row], expected.get(job)) is None:
