@@ -62,7 +62,7 @@ class SlurmWorld(World):
 
     def wait_ready(self) -> None:
         """Until the source was read and the backend was seen."""
-        wait_for(lambda: '"source": "code"' in self.text() and '"status": "True"' in self.backend_status(), "the daemon is ready", 60)
+        self._until(lambda: '"source": "code"' in self.text() and '"status": "True"' in self.backend_status(), 60, "the daemon is ready")
 
     def backend_status(self) -> str:
         """The status file of the Backend; "" while there is none."""
@@ -94,7 +94,8 @@ class SlurmWorld(World):
     def wait_over(self, seconds: float) -> float:
         """When the run was seen to have ended well, by the daemon's clock."""
         row = self._until(lambda: self.ask("SELECT phase, ended_at FROM runs WHERE ended_at IS NOT NULL"), seconds, "the run has ended")
-        assert row[0] == "Succeeded", row
+        why = "SELECT count(*), min(task), state, cause, reason FROM tasks WHERE state <> 'succeeded' GROUP BY 3, 4, 5"
+        assert row[0] == "Succeeded", (row, self.ask(why))
         return float(row[1])
 
     def wait_accepted(self, count: int, seconds: float) -> tuple[float, float]:
