@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from reconciler.backends.accounts import Rhythm
 from reconciler.backends.base import CancelRequest, JobRequest
 from reconciler.backends.cluster import ClusterBackend, ClusterPlace
 from reconciler.backends.judgement import Patience
@@ -29,6 +30,7 @@ from reconciler.core.observed import BackendView, Expected, News, Receipt, Snaps
 from reconciler.core.plan import after_restart, new_record, plan, remember
 from reconciler.core.record import LIVE, Event, RunRecord, TaskRecord, TaskState
 from reconciler.errors import Unreachable
+from reconciler.hosts.base import Host
 from reconciler.hosts.ssh import SshHost, SshPlace
 from reconciler.hosts.ssh_place import Tuning
 from reconciler.jobrequest import job_request
@@ -38,6 +40,7 @@ from tests.clusters.wrappers import Door, Wrappers
 RUN = "0123456789ab"
 DEADLINE_S = 30.0
 SMALL = Resources(memory_mb=16)
+_SOON = Rhythm(first_s=0.5, between_s=1.0, silent_max_s=2.0)
 
 
 def task(name: str, command: str = "true", **fields: Any) -> Task:
@@ -56,10 +59,10 @@ def request(name: str, command: str = "true", attempt: int = 1, **fields: Any) -
 class Login:
     """A cluster through a door of its own; `work` is a folder of both. `ran` tells how often each task did its work."""
 
-    def __init__(self, cluster: Cluster, work: Path) -> None:
+    def __init__(self, cluster: Cluster, work: Path, *options: str) -> None:
         self.cluster, self.work = cluster, work
         self.wrappers = Wrappers(work / "wrappers")
-        self.door = Door(cluster, self.wrappers, work / "door.log")
+        self.door = Door(cluster, self.wrappers, work / "door.log", *options)
         self.instance = f"f{secrets.token_hex(4)}"
         self.spool = work / "spool"
         self.known_hosts = work / "known_hosts"
@@ -84,16 +87,26 @@ class Login:
         """The folder of a job in the spool."""
         return self.root / "runs" / RUN / job(name, attempt)
 
-    async def backend(self, array: str = "never", patience: Patience | None = None, **words: Any) -> ClusterBackend:
-        """A backend as a new daemon would make it."""
+    async def backend(
+        self, array: str = "never", patience: Patience | None = None, host: Host | None = None, **words: Any
+    ) -> ClusterBackend:
+        """A backend as a new daemon would make it, through `host`, by default `self.host()`. It asks soon what ended jobs used."""
         self._epoch += 1
-        where = SshPlace("127.0.0.1", self.door.port, self.cluster.user, str(self.cluster.key), known_hosts=str(self.known_hosts))
-        place = ClusterPlace(str(self.spool), self.instance, array, poll_min_s=0.2, poll_max_s=0.5, patience=patience or Patience(5.0, 1.0))
-        host = SshHost(where, Tuning(retry_first_s=0.01, retry_max_s=0.1))
-        made = ClusterBackend("hpc", host, Slurm(**words), place, Owner("ledger-1", self._epoch), lambda: None)
+        place = ClusterPlace(
+            str(self.spool), self.instance, array, poll_min_s=0.2, poll_max_s=0.5, patience=patience or Patience(5.0, 1.0), accounts=_SOON
+        )
+        made = ClusterBackend("hpc", host or self.host(), Slurm(**words), place, Owner("ledger-1", self._epoch), lambda: None)
         self._opened.append(made)
         await made.own()
         return made
+
+    def host(self, user: str = "", login_shell: bool = False) -> SshHost:
+        """The login node, for the main user of the cluster or another one."""
+        place = SshPlace(
+            "127.0.0.1", self.door.port, user or self.cluster.user, str(self.cluster.key), known_hosts=str(self.known_hosts),
+            login_shell=login_shell,
+        )  # fmt: skip
+        return SshHost(place, Tuning(retry_first_s=0.01, retry_max_s=0.1))
 
     def marked(self, name: str, then: str = "") -> str:
         """A command that counts in `ran`, and then goes on."""
@@ -132,9 +145,9 @@ class Login:
 
 
 @asynccontextmanager
-async def login(cluster: Cluster, work: Path) -> AsyncIterator[Login]:
-    """A login node that is open for the time of the block."""
-    made = Login(cluster, work)
+async def login(cluster: Cluster, work: Path, *options: str) -> AsyncIterator[Login]:
+    """A login node that is open for the time of the block; `options` are its sshd's."""
+    made = Login(cluster, work, *options)
     made.door.open()
     try:
         yield made

@@ -70,9 +70,10 @@ class Wrappers:
 
 
 class Door:
-    """An sshd in front of a cluster's login node, with wrappers first on PATH. As the cluster's own in all else; needs root."""
+    """An sshd in front of a cluster's login node, with wrappers first on PATH. As the cluster's own in all else, but for `options`, lines of
+    sshd_config; needs root."""
 
-    def __init__(self, cluster: Cluster, wrappers: Wrappers, log: Path) -> None:
+    def __init__(self, cluster: Cluster, wrappers: Wrappers, log: Path, *options: str) -> None:
         self._cluster = cluster
         self._log = log
         with socket.socket() as probe:
@@ -83,6 +84,7 @@ class Door:
         environment = f"PATH={wrappers.folder}:/usr/local/bin:/usr/bin:/bin SLURM_CONF={cluster.slurm_conf}"
         self._words = ["nsenter", f"--target={cluster.pid('sshd')}", "--uts", program, "-D", "-e", "-p", str(self.port)]
         self._words += ["-f", str(cluster.state / "sshd_config"), "-o", "PidFile=none", "-o", f"SetEnv={environment}"]
+        self._words += [word for option in options for word in ("-o", option)]
         self._process: subprocess.Popen[bytes] | None = None
 
     def known_hosts_line(self) -> str:
