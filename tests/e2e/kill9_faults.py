@@ -1,14 +1,20 @@
 """Faults between a daemon and a real Slurm, one after the other at random, for kill9_slurm.py: each is inflicted, held and mended.
 
 sshd: its sessions cut, or itself killed. slurmctld: stopped, for longer than its clients wait now and then, or killed. The way there,
-a relay (tests/clusters/relay.py): connections broken, refused, or broken in the middle of an answer.
+a relay (tests/clusters/relay.py): connections broken, refused, or broken in the middle of an answer. And a submit command that hangs
+half-way for some seconds: when the daemon is killed meanwhile, its job turns up long after the next daemon has given it up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import pwd
 import random
+import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Coroutine
 from pathlib import Path
@@ -102,6 +108,7 @@ class Faults:
             "connections broken": self._snap,
             "connections refused": self._refuse,
             "answers cut": self._cut_answers,
+            "submit commands frozen": self._freeze,
         }
         order: list[str] = []
         try:
@@ -146,8 +153,44 @@ class Faults:
         self._hold(0.5, 3.0)
         self._way.mend()
 
+    def _freeze(self) -> None:
+        """Stop the next submit command that runs, if there is one soon, and let it go on later."""
+        end = time.monotonic() + 5.0
+        while not (found := _submitting(self._cluster)) and time.monotonic() < end and not self._over.wait(0.01):
+            pass
+        held = [pid for pid in found if _signalled(pid, signal.SIGSTOP)]
+        try:
+            if held:
+                self._hold(3.0, 9.0)
+        finally:
+            for pid in held:
+                _signalled(pid, signal.SIGCONT)
+        self.done["submit commands that were held"] += bool(held)
+
     def _cut_answers(self) -> None:
         for _ in range(3):
             self._way.break_after(self._rng.choice(_CUT_AFTER))
             self._hold(0.5, 2.0)
         self._way.mend()
+
+
+def _submitting(cluster: Cluster) -> list[int]:
+    """The submit commands that the main user of this cluster runs now."""
+    user, configured = pwd.getpwnam(cluster.user).pw_uid, f"SLURM_CONF={cluster.slurm_conf}\0".encode()
+    found = []
+    for each in Path("/proc").iterdir():
+        if each.name.isdecimal():
+            with contextlib.suppress(OSError):
+                submits = each.stat().st_uid == user and (each / "comm").read_text() == "sbatch\n"
+                if submits and configured in (each / "environ").read_bytes():
+                    found.append(int(each.name))
+    return found
+
+
+def _signalled(pid: int, sig: signal.Signals) -> bool:
+    """Send a signal; False when that process has ended."""
+    try:
+        os.kill(pid, sig)
+    except ProcessLookupError:
+        return False
+    return True
