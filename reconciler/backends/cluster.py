@@ -24,7 +24,7 @@ from reconciler.backends.base import CancelRequest, FileRange, FileRequest, JobR
 from reconciler.backends.dialect import Dialect, Row, Site
 from reconciler.backends.dispatch import Dispatch, Terms
 from reconciler.backends.front import Front
-from reconciler.backends.judgement import Patience, trace_of
+from reconciler.backends.judgement import Patience, trace_of, was_refused_by_its_node
 from reconciler.backends.marks import Owner, parse_owner
 from reconciler.backends.ownership import refuse_lost, refuse_stranger
 from reconciler.backends.pace import Calls, Pace
@@ -413,8 +413,9 @@ class ClusterBackend(Front):
         cancelled = {
             job_id
             for job, job_id in asked.items()
-            if job_id in by_id and by_id[job_id].cause is Cause.CANCELLED and not sightings.known[job].trail.cancel
-        }
+            if (row := by_id.get(job_id)) and row.cause is Cause.CANCELLED
+            and not (trail := sightings.known[job].trail).cancel and not was_refused_by_its_node(trail, row)
+        }  # fmt: skip
         if not missing and not cancelled:
             return []
         found = await self._ask_accounts(desk, [*missing, *cancelled]) or []

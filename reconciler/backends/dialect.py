@@ -41,6 +41,7 @@ class Row:
     user: str = ""
     restarts: int | None = None
     usage: Usage | None = None
+    node: str | None = None  # the first of those it was put on, "" when it never was; None: it was not told
 
 
 @dataclass(frozen=True, slots=True)

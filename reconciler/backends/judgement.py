@@ -28,6 +28,9 @@ _BY_SCHEDULER = frozenset({Cause.TIMEOUT, Cause.OOM, Cause.CANCELLED, Cause.PREE
 #: cgroups: FAILED, signal 9).
 _MEMORY_WORDS = ("exceeded job memory limit", "exceeded memory limit", "oom-kill", "oom_kill", "out of memory", "out-of-memory")
 
+#: A node refuses a job within seconds; a machine that must be switched on first, whose job somebody cancels meanwhile, takes minutes.
+_REFUSAL_S = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
@@ -194,11 +197,23 @@ def _ended(evidence: Evidence, word: Row, now: float, patience: Patience) -> Job
     )
     if trail.cancel and word.cause is not None and word.cause not in (Cause.TIMEOUT, Cause.OOM):
         return replace(fact, cause=Cause.CANCELLED, reason="ended on request")
+    if was_refused_by_its_node(trail, word):
+        return replace(fact, cause=Cause.NODE_FAIL, reason="its node did not start it, and the scheduler took it away")
     if word.cause is None:
         return _succeeded(fact, start, word)
     if word.cause is Cause.EXIT:
         return _unexplained(fact, evidence, word)
     return fact
+
+
+def was_refused_by_its_node(trail: Trail, word: Row) -> bool:
+    """Whether a job that the scheduler calls cancelled was put on a node, never started there, and was taken away at once.
+
+    A slurmctld that was killed gives ids out again. A node that still has the former job of that id refuses the new one, and Slurm then
+    cancels it, since it may not be requeued. A person cancels a job that waits, which has no node, or one that has started.
+    """
+    at_once = word.started_at is None or word.ended_at is None or word.ended_at - word.started_at <= _REFUSAL_S
+    return word.cause is Cause.CANCELLED and bool(word.node) and not trail.starts and at_once
 
 
 def _succeeded(fact: JobFact, start: JobStart | None, word: Row) -> JobFact:

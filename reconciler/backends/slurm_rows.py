@@ -20,8 +20,12 @@ from reconciler.core.observed import JobState, Usage
 #: Between `MARK|` and the reason, in both forms of squeue. `-o` is short, but has no exit code and no restart count; `-O` pads to widths
 #: and cuts there (a name of ours has at most 255 characters).
 _SHORT = "%i|%T|%V|%S|%e|%P|%u|-|-"
-_LONG = "JobArrayID:60|,State:30|,SubmitTime:20|,StartTime:20|,EndTime:20|,Partition:100|,UserName:100|,exit_code:20|,RestartCnt:12"
-_FIELDS = 9
+_LONG = (
+    "JobArrayID:60|,State:30|,SubmitTime:20|,StartTime:20|,EndTime:20|,Partition:100|,UserName:100|,exit_code:20|,RestartCnt:12|,"
+    "BatchHost:100"
+)
+#: The last, the node, is in the long form only.
+_FIELDS = (9, 10)
 ACCOUNT_FIELDS = (
     "JobID", "State", "ExitCode", "Submit", "Start", "End", "ElapsedRaw", "TotalCPU", "MaxRSS", "Partition", "User", "UID", "Reason",
     "JobName",
@@ -73,12 +77,12 @@ def _bodies(mark: str, text: str) -> Iterator[tuple[list[str], str, str]]:
         body, ended, _ = chunk.partition(f"{mark}.")
         parts = body.split(f"|{mark}=")
         fields = [each.strip() for each in parts[0].split("|")]
-        if ended and len(parts) == 3 and len(fields) == _FIELDS:
+        if ended and len(parts) == 3 and len(fields) in _FIELDS:
             yield fields, parts[1].strip(), parts[2].removesuffix("|").strip()
 
 
 def _rows(fields: list[str], reason: str, name: str) -> Iterator[Row]:
-    job_ids, word, submitted, started, ended, partition, user, status, restarts = fields
+    job_ids, word, submitted, started, ended, partition, user, status, restarts, *node = fields
     stands = standing(word)
     code, signal = _wait_status(status)
     words = _words(stands, reason, signal, code)
@@ -99,6 +103,7 @@ def _rows(fields: list[str], reason: str, name: str) -> Iterator[Row]:
             partition=partition,
             user=user,
             restarts=int(restarts) if _number(restarts) else None,
+            node=None if not node else "" if node[0] == "n/a" else node[0],
         )
 
 

@@ -155,6 +155,18 @@ def test_what_ended_before_it_began(cause: Cause) -> None:
     assert ended(judged(Trail(sending=CLAIMED), last=word(cause), since=NOW)) == (cause, None, False)
 
 
+def test_a_job_that_its_node_refused_is_nobodys_cancellation() -> None:
+    """Cancelled on a node, within seconds, and never started: Slurm took it away, so it is sent again. Waiting, after a start, or after
+    minutes of switching a machine on, it was a person."""
+    refused = word(Cause.CANCELLED, started_at=989.0, node="n1")
+    assert ended(judged(Trail(sending=CLAIMED), last=refused)) == (Cause.NODE_FAIL, None, False)
+    assert ended(judged(Trail(sending=CLAIMED), last=replace(refused, started_at=None))) == (Cause.NODE_FAIL, None, False)
+    for other in (replace(refused, node=""), replace(refused, node=None), replace(refused, started_at=900.0)):
+        assert ended(judged(Trail(sending=CLAIMED), last=other)) == (Cause.CANCELLED, None, False)
+    assert ended(judged(STARTED, last=refused)) == (Cause.CANCELLED, None, True)
+    assert ended(judged(Trail(sending=CLAIMED, cancel=True), last=refused))[0] is Cause.CANCELLED
+
+
 def test_times_are_ours() -> None:
     """Times of the cluster's clock are told on ours."""
     fact = judged(exited(0), skew_s=100.0)

@@ -49,6 +49,15 @@ def test_a_recorded_queue_has_every_job_that_waits_or_runs() -> None:
     assert {name for name in states if name.startswith("array")} == {f"array-throttled[{index}]" for index in range(6)}
 
 
+def test_the_long_form_has_the_node() -> None:
+    """`n/a` is nowhere; the short form does not tell."""
+    times = "1795373811|1795373812|1795377412"
+    lines = [f"{MARK}|{job}|CANCELLED|{times}|main|hpc|0|0|{node}|{MARK}=None|{MARK}=a|{MARK}." for job, node in ((1, "n1 "), (2, "n/a"))]
+    rows = read_rows(MARK, "\n".join(lines))
+    assert [(row.job_id, row.node) for row in rows] == [("1", "n1"), ("2", "")]
+    assert [row.node for row in read_rows(MARK, short("a"))] == [None]
+
+
 def test_a_row_of_a_queue_says_when_and_where() -> None:
     """Times are of the scheduler's clock; of a waiting job, the start that is estimated."""
     rows = by_name(read_rows(MARK, recorded("queue.txt")))
