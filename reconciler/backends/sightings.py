@@ -117,9 +117,11 @@ class Sightings:
             if job := self.job_of(row):
                 seen.setdefault(job, []).append(row)
         news = False
-        for job in expected.keys() | seen.keys():
+        for job in expected.keys() | seen.keys() | self.known.keys():
             mine = self._chosen(job, seen.get(job, ()), expected.get(job))
             if mine is None and job not in expected:
+                if job in self.known:
+                    self.known[job].live = None  # or its id would be ended in every look, also when it is another job's by then
                 continue
             if job not in expected and job not in self.known:
                 self._of(job).to_read = True  # a stray, or one whose start was revoked
