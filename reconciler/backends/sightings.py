@@ -177,10 +177,11 @@ class Sightings:
                 known.fresh = True
 
     def see_members(self, arrays: Sequence[tuple[str, str]], members: Mapping[str, Mapping[int, str]]) -> None:
-        """Who is in the arrays that were asked about."""
-        for _, folder in arrays:
+        """Who is in the arrays that were asked about. What is no name of a job of that run is left out: it would get into a program."""
+        for run, folder in arrays:
             if folder in members:
-                self.arrays[folder] = dict(members[folder])
+                named = ((index, job, parse_job_name(job)) for index, job in members[folder].items())
+                self.arrays[folder] = {index: job for index, job, parts in named if parts is not None and parts.run == run}
             else:
                 self._alien.add(folder)
 
