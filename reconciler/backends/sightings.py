@@ -202,6 +202,8 @@ class Sightings:
                 known.word = row
                 if row.state is not JobState.ENDED and known.trail.exit is None:
                     known.live = row
+            elif known.word is not None and known.word.state is not JobState.ENDED:
+                known.word = None  # it was alive when it was last heard of, and is not known any more: that is no news of a living job
 
     def see_said(self, said: Mapping[str, str]) -> None:
         """What the scheduler wrote into the output of jobs."""
