@@ -357,16 +357,17 @@ class Sightings:
         return Evidence(known.trail, known.live, known.word, known.asked, known.since, known.said, self.skew_s)
 
     def _chosen(self, job: str, rows: Sequence[Row], expected: Expected | None) -> Row | None:
-        """Of rows with this job's name the one that is it: submitted after its intent, and the job of its start record if there is one."""
+        """Of rows with this job's name the one that is it: the job of its start record if there is one, or that was acknowledged; else one
+        that was submitted after its intent, as far as clocks can tell."""
         if not rows:
             return None
         known = self.known.get(job)
         start = next((each for each in reversed(known.trail.starts) if isinstance(each, JobStart)), None) if known else None
-        fit = [row for row in rows if self._is_after(row, expected)]
         if start is not None and start.job_id != "none":
-            fit = [row for row in fit if row.job_id == start.job_id]
+            return next((row for row in rows if row.job_id == start.job_id), None)
         wanted = (known.job_id if known else "") or (expected.job_id if expected else "")
-        return next((row for row in fit if row.job_id == wanted), fit[0] if fit else None)
+        acknowledged = next((row for row in rows if row.job_id == wanted), None)
+        return acknowledged or next((row for row in rows if self._is_after(row, expected)), None)
 
     def _is_after(self, row: Row, expected: Expected | None) -> bool:
         if expected is None or not expected.claimed_at or row.submitted_at is None:
