@@ -107,6 +107,7 @@ class ClusterBackend(Front):
         self._site: Site | None = None
         self._site_at = 0.0
         self._size_at = 0.0
+        self._words_at = 0.0
         self._size_bytes: int | None = None
         self._measuring: asyncio.Task[None] | None = None
         self._collecting: asyncio.Task[None] | None = None
@@ -184,11 +185,12 @@ class ClusterBackend(Front):
             else:
                 rows = await self._apart(lambda: self._dialect.read_rows(reply.mark, queue.text), len(queue.text))
                 await self._find_members(desk, sightings, rows)
-                moved |= await self._apart(lambda: sightings.see_queue(rows, expected, utc_now()), len(queue.text))
+                size = max(len(queue.text), 20 * len(expected))
+                moved |= await self._apart(lambda: sightings.see_queue(rows, expected, utc_now()), size)
                 self._seen.rows = len(rows)
         complete = full and not problem
         await self._read_trails(desk, sightings, expected, complete)
-        if not problem:
+        if not problem and (full or began_at >= self._words_at + self._place.poll_min_s):
             await self._ask_words(desk, sightings, expected)
         now = utc_now()
         facts = await self._apart(lambda: sightings.facts(expected, now), 20 * len(expected))
@@ -388,6 +390,7 @@ class ClusterBackend(Front):
         wanted = await self._apart(lambda: sightings.to_ask(expected, utc_now()), 20 * len(expected))
         jobs = list(wanted)
         for part in (jobs[first : first + 500] for first in range(0, len(jobs), 500)):
+            self._words_at = utc_now()  # between two questions is the floor, however many jobs a peek sees fail
             asked = {job: wanted[job] for job in part}
             ids = list(asked.values())
             reply = await self._ours(lambda mark, ids=ids: far.explained(desk, mark, ids, False), 1)  # type: ignore[misc]

@@ -19,7 +19,7 @@ from reconciler.backends.packing import Batch, Namer, batches, comment_of
 from reconciler.backends.reply import Reply
 from reconciler.backends.script import Layout, job_script, trouble
 from reconciler.backends.sightings import Sightings
-from reconciler.clock import utc_now
+from reconciler.clock import monotonic, utc_now
 from reconciler.core.names import parse_job_name
 from reconciler.core.observed import Answer, Receipt
 from reconciler.errors import NotOwner, Unreachable
@@ -27,9 +27,11 @@ from reconciler.hosts.base import NotBegun
 
 #: Jobs of one program at most: a thousand scripts are some 2 MB, and their claims a few tenths of a second.
 JOBS_AT_ONCE = 1000
-#: Calls of the submit command in one program at most: each takes milliseconds on a good day, and an answer that is lost leaves fewer
-#: in doubt.
-CALLS_AT_ONCE = 100
+#: Calls of the submit command in one program: at first, at least, and at most. The time between two programs is some 0.1 s, as much as
+#: ten calls take on a good day; on a bad one a program must end before its time is up, and an answer that is lost leaves fewer in doubt.
+CALLS_AT_FIRST, CALLS_MIN, CALLS_MAX = 100, 10, 300
+#: A program that takes longer than the second is followed by smaller ones, a full one that takes less than the first by larger ones.
+_QUICK_S, _SLOW_S = 5.0, 30.0
 _CLASSES = {
     "refused": Answer.REFUSED,
     "bad": Answer.REFUSED,
@@ -64,6 +66,7 @@ class Dispatch:
         self._sightings = sightings
         self._run = run
         self._array_fits: dict[tuple[str, ...], int] = {}  # by what the jobs ask for
+        self._calls = CALLS_AT_FIRST
         self._too_many: list[Batch] = []  # arrays that a limit refused, of the newest step
         self._limit = ""  # the words of the newest limit
         self._stopped = ""  # why the newest step stopped
@@ -76,9 +79,11 @@ class Dispatch:
         while left and not halt:
             step = secrets.token_hex(8)
             most = partial(_size, terms.array_most, fits)
-            part = _first(batches(left, asked, self._namer, step, most))
+            part = _first(batches(left, asked, self._namer, step, most), self._calls)
             self._too_many = []
+            began = monotonic()
             told, halt = await self._step(part, terms, step, bool(receipts))
+            self._calls = calls_next(self._calls, len(part), monotonic() - began)
             receipts.update(told)
             left = [job for job in left if job.job not in told]
             for batch in self._too_many:  # an array counts as many jobs as it has elements: half of it may still be taken
@@ -212,12 +217,19 @@ def _size(most: int, fits: Mapping[tuple[str, ...], int], options: tuple[str, ..
     return max(1, min(most, fits.get(options, most)))
 
 
-def _first(found: Sequence[Batch]) -> list[Batch]:
+def calls_next(limit: int, calls: int, took_s: float) -> int:
+    """How many calls the next program may have, when one of `calls`, which might have had `limit`, took so long."""
+    if took_s > _SLOW_S:
+        return max(CALLS_MIN, limit // 2)
+    return min(CALLS_MAX, 3 * limit) if calls >= limit and took_s < _QUICK_S else limit
+
+
+def _first(found: Sequence[Batch], calls: int) -> list[Batch]:
     """As many of the first as one program takes."""
     part: list[Batch] = []
     jobs = 0
     for batch in found:
-        if part and (jobs + len(batch.jobs) > JOBS_AT_ONCE or len(part) >= CALLS_AT_ONCE):
+        if part and (jobs + len(batch.jobs) > JOBS_AT_ONCE or len(part) >= calls):
             break
         part.append(batch)
         jobs += len(batch.jobs)
