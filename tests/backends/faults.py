@@ -88,12 +88,12 @@ class Login:
         return self.root / "runs" / RUN / job(name, attempt)
 
     async def backend(
-        self, array: str = "never", patience: Patience | None = None, host: Host | None = None, **words: Any
+        self, array: str = "never", host: Host | None = None, poll: tuple[float, float] = (0.2, 0.5), **words: Any
     ) -> ClusterBackend:
         """A backend as a new daemon would make it, through `host`, by default `self.host()`. It asks soon what ended jobs used."""
         self._epoch += 1
         place = ClusterPlace(
-            str(self.spool), self.instance, array, poll_min_s=0.2, poll_max_s=0.5, patience=patience or Patience(5.0, 1.0), accounts=_SOON
+            str(self.spool), self.instance, array, poll_min_s=poll[0], poll_max_s=poll[1], patience=Patience(5.0, 1.0), accounts=_SOON
         )
         made = ClusterBackend("hpc", host or self.host(), Slurm(**words), place, Owner("ledger-1", self._epoch), lambda: None)
         self._opened.append(made)
@@ -135,6 +135,10 @@ class Login:
         """As the administrator."""
         done = self.cluster.run(["scontrol", *words], "root")
         assert done.returncode == 0, done.stderr
+
+    def start_now(self, job_id: str) -> None:
+        """One that was put back into the queue need not wait its two minutes; nothing happens while Slurm still ends its first start."""
+        self.cluster.run(["scontrol", "update", f"JobId={job_id}", "StartTime=now"], "root")
 
     async def close(self) -> None:
         for each in self._opened:

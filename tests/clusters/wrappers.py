@@ -70,8 +70,8 @@ class Wrappers:
 
 
 class Door:
-    """An sshd in front of a cluster's login node, with wrappers first on PATH. As the cluster's own in all else, but for `options`, lines of
-    sshd_config; needs root."""
+    """An sshd in front of a cluster's login node, with wrappers first on PATH. As the cluster's own in all else, but for `options`,
+    lines of sshd_config; needs root."""
 
     def __init__(self, cluster: Cluster, wrappers: Wrappers, log: Path, *options: str) -> None:
         self._cluster = cluster
