@@ -159,13 +159,14 @@ class Front:
 
     async def _check_comment(self, there: Survey, site: Site) -> Check:
         """Whether a comment that we give a job can be seen: some sites overwrite it, or hide it. Nothing depends on it."""
-        namer = Namer(f"{self._instance}\0{there.root}")
         try:
             reply, text = await self._question("comments", self._dialect.comments)
+            told = self._dialect.read_comments(reply.mark, text)
+            rows = [Row("", name, JobState.QUEUED, "", index=0 if array_of(name) else None) for name, _ in told]
+            sightings = await self._matched(there, rows)
         except ReconcilerError as error:
             return Check("comment", False, str(error))
-        rows = self._dialect.read_comments(reply.mark, text)
-        ours = [comment for name, comment in rows if namer.job_of(name) or array_of(name)]
+        ours = [comment for row, (_, comment) in zip(rows, told, strict=True) if sightings.is_ours(row)]
         seen = sum(comment.startswith(comment_of(self._instance)) for comment in ours)
         return check.comment(seen, len(ours), site)
 
