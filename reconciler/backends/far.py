@@ -282,7 +282,8 @@ take() {{ # job array index: 0 when the claim of the name is ours
     {{ while IFS= read -r line; do first=${{first:-$line}} last=$line; done <"$c"; }} 2>/dev/null
     [ "$last" != "$mine" ] || return 0 # a retried call of a network file system may say that what it has just made exists
     case $first in *' +'*) array=${{first##* +}}; index=${{array#* }}; index=${{index%% *}}; array=+${{array%% *}}
-      {{ while IFS= read -r line; do last=$line; done <"runs/${{1%%.*}}/$array/state"; }} 2>/dev/null ;;
+      # what became of the array; not of a member that was left out of it
+      [ "$last" != "$first" ] || {{ while IFS= read -r line; do last=$line; done <"runs/${{1%%.*}}/$array/state"; }} 2>/dev/null ;;
     esac
     case $last in
     'refused 1 '*' end') n=$((n + 1)) ;;

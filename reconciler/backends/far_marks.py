@@ -106,8 +106,8 @@ def parse_sending(lines: Sequence[str]) -> Sending:
             state = "sent"
         elif match := _ID.fullmatch(line):
             state, job_id = "accepted", match[1]
-        elif _REFUSED.fullmatch(line):
-            state = "refused"
+        elif _REFUSED.fullmatch(line):  # of a member: whatever then became of its array
+            return Sending("refused", array, index)
     return Sending(state, array, index, job_id)
 
 

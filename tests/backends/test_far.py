@@ -348,3 +348,4 @@ def test_no_path_is_made_of_anything_but_a_job_name() -> None:
     with pytest.raises(ValueError, match="not a job name"):
         far.said(far.Desk("/x", OWNER, Slurm()), MARK, [("../../x", "", 0)])
     assert job_name(RUN, "t", 1) == name()
+    assert parse_sending([claim, "refused 1 transient end", "sent 1 end", "id 1 9 end"]) == Sending("refused", "+tag", 4)
