@@ -168,7 +168,7 @@ def records(desk: Desk, mark: str, jobs: Sequence[str], arrays: Sequence[tuple[s
     """What the spool holds about these jobs, by name; and who is in these arrays, (run, folder) each."""
     return desk.program(
         mark,
-        r"""tell() { while IFS= read -r line; do say "$1 $line"; done <"$2"; }
+        r"""tell() { while IFS= read -r line || [ -n "$line" ]; do say "$1 $line"; done <"$2"; } # also the half of a line
 members() {
   d=runs/$1/$2
   [ -d "$d" ] || return
@@ -185,7 +185,8 @@ about() {
     n=$((n + 1))
   done
   n=0
-  while [ -f "$f/start.$n" ]; do tell "start $1 $n" "$f/start.$n"; n=$((n + 1)); done
+  # an empty one is a start, too: its disk was full
+  while [ -f "$f/start.$n" ]; do line=; { IFS= read -r line <"$f/start.$n"; } 2>/dev/null; say "start $1 $n $line"; n=$((n + 1)); done
   [ -f "$f/exit" ] && { tell "exit $1" "$f/exit"; ended="$ended $f/exit"; }
   [ -f "$f/fenced" ] && tell "fenced $1" "$f/fenced"
   [ -f "$f/cancel" ] && tell "cancel $1" "$f/cancel"
@@ -394,20 +395,23 @@ def _folders(batch: Batch) -> list[str]:
 
 def revoked(desk: Desk, mark: str, jobs: Sequence[tuple[str, bool]]) -> str:
     """Take the start of each job, and say what was there: `fenced`, `started` (left alone), `ending` (to be ended) or `ended`, with the
-    job id of the start record. With `kill` (the second of each pair) a mark says that it was us who ended it."""
+    job id of the start record ("" when a full disk left none in it: somebody took it, and nobody else can). With `kill` (the second of
+    each pair) a mark says that it was us who ended it."""
     body = f"""set -C
 mine={quote(revocation(desk.owner))}
 revoke() {{ # job kill
   f=runs/${{1%%.*}}/$1
   [ -d "$f" ] || out=$(mkdir -p -- "$f" 2>&1) || {{ one_line; say unknown "$1 $text"; return; }}
+# half a record could never be told from a job's: so it is tried first whether the disk takes one
+full=$({{ echo "$mine" >|revoking; }} 2>&1) || full=${{full:-the spool cannot be written}}
   if {{ echo "$mine" >"$f/start.0"; }} 2>/dev/null; then say fenced "$1"; return; fi
   was=; {{ read -r was <"$f/start.0"; }} 2>/dev/null
+  [ -z "$full" ] || {{ out=$full; one_line; say unknown "$1 $text"; return; }}
   case $was in
   'revoked 1 '*) say fenced "$1"; return ;;
-  'start 1 job '*' end') ;;
-  *) say unknown "$1 its start record cannot be understood"; return ;;
+  'start 1 job '*' end') id=${{was#start 1 job }}; id=${{id%% *}} ;;
+  *) id= ;;
   esac
-  id=${{was#start 1 job }}; id=${{id%% *}}
   if [ -f "$f/exit" ]; then say ended "$1 $id"; return; fi
   if [ "$2" = 0 ]; then say started "$1 $id"; return; fi
   [ -e "$f/cancel" ] || echo {quote(cancel_mark(desk.owner))} >|"$f/cancel"

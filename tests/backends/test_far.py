@@ -224,6 +224,40 @@ def test_revoking(node: Node) -> None:
     assert told(node.run(far.revoked(node.desk, MARK, [(name("a"), True)]))) == [("ended", f"{name('a')} 12_3")]
 
 
+@pytest.mark.parametrize("record", ["", "start 1 job 12_3 0", "hello\n"])
+def test_half_a_start_record_is_a_start(node: Node, record: str) -> None:
+    """What a full disk left of a start record was taken by somebody, and by nobody else any more: it is told as started, not as a doubt
+    that nothing could ever settle."""
+    node.folder("a").mkdir(parents=True)
+    (node.folder("a") / "start.0").write_text(record)
+    trail = trails(node.run(far.records(node.desk, MARK, [name("a")], ())))[name("a")]
+    assert (trail.started, trail.revoked, len(trail.starts)) == (True, False, 1)
+    assert told(node.run(far.revoked(node.desk, MARK, [(name("a"), False)]))) == [("started", f"{name('a')} ")]
+    assert told(node.run(far.revoked(node.desk, MARK, [(name("a"), True)]))) == [("ending", f"{name('a')} ")]
+    assert (node.folder("a") / "start.0").read_text() == record
+
+
+def test_a_full_disk_leaves_no_half_revocation(node: Node) -> None:
+    """While nothing can be written no start is taken, and that is said; later it can be."""
+    (node.root / "revoking").symlink_to("/dev/full")
+    [(word, rest)] = told(node.run(far.revoked(node.desk, MARK, [(name("a"), False)])))
+    assert (word, rest.split(" ")[0]) == ("unknown", name("a")) and not (node.folder("a") / "start.0").exists()
+    (node.root / "revoking").unlink()
+    assert told(node.run(far.revoked(node.desk, MARK, [(name("a"), False)]))) == [("fenced", name("a"))]
+
+
+def test_a_member_whose_script_cannot_be_written_is_no_element(node: Node) -> None:
+    """One that was left out of its array for want of room is sent by the next submission, whatever became of the array."""
+    (node.folder("a")).mkdir(parents=True)
+    (node.folder("a") / "script").symlink_to("/dev/full")
+    reply = node.send("a", "b", "c", most=10)
+    assert [word for word, _ in told(reply)] == ["unsent", "in", "in", "ok"]
+    assert node.sending("a") is not None and node.sending("a").state == "refused"  # type: ignore[union-attr]  # the line says so
+    (node.folder("a") / "script").unlink()
+    node.answers("echo 78")
+    assert told(node.send("a", step="step2")) == [("ok", f"{name('a')} 78")]
+
+
 def test_another_owner_is_told_and_nothing_done(node: Node) -> None:
     """A spool that is somebody else's is left alone by every program; one that is gone is told."""
     (node.root / "owner").write_text("owner 1 ledger-2 1 end\n")
