@@ -179,6 +179,7 @@ about() {
   [ -d "$f" ] || return
   n=1
   while [ -f "$f/claim.$n" ]; do
+  set +f; set -- "$1" "$f"/*; set -f # opens the folder: a network file system then asks anew what is in it
     tell "claim $1 $n" "$f/claim.$n"
     array=; { read -r _ _ _ _ _ array _ <"$f/claim.$n"; } 2>/dev/null
     case $array in +*) [ -f "$f/../$array/state" ] && tell "claim $1 $n" "$f/../$array/state" ;; esac
