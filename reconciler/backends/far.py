@@ -121,8 +121,8 @@ def mail() -> str:
     """Shell text that tells the mailbox: `mail <job> <record>`, and `time <job> <when>` of each."""
     return r"""say clock "$(date +%s.%N)"
 cd exits && { set +f; set -- *; set -f
-[ -f "$1" ] && {
-  for job; do line=; { IFS= read -r line <"$job"; } 2>/dev/null; say mail "$job $line"; done
+[ "$1" = '*' ] || {
+  for job; do [ -f "$job" ] && { line=; { IFS= read -r line <"$job"; } 2>/dev/null; say mail "$job $line"; }; done
   find . -maxdepth 1 -type f -printf "$MARK:time %f %T@\n" 2>/dev/null
 }; cd ..; }
 """
@@ -179,6 +179,7 @@ about() {
   [ -d "$f" ] || return
   n=1
   while [ -f "$f/claim.$n" ]; do
+  set +f; set -- "$1" "$f"/*; set -f # opens the folder: a network file system then asks anew what is in it
   set +f; set -- "$1" "$f"/*; set -f # opens the folder: a network file system then asks anew what is in it
     tell "claim $1 $n" "$f/claim.$n"
     array=; { read -r _ _ _ _ _ array _ <"$f/claim.$n"; } 2>/dev/null

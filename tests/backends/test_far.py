@@ -295,9 +295,10 @@ def test_a_run_is_cleaned_away(node: Node) -> None:
     """Of a run that is over nothing is left but the word that it is closed, and none of its jobs is sent again."""
     node.send("a", "b", most=10)
     (node.root / "exits" / name("a")).write_text("exit 1 0 command job 12 0 5.0 7.5 end\n")
+    (node.root / "exits" / f"{'f' * 12}.a.1").write_text("exit 1 0 command job 12 0 5.0 7.5 end\n")
     assert list(node.run(far.cleaned(node.desk, MARK, [RUN, "0" * 12])).all("clean")) == [RUN, "0" * 12]
     assert [path.name for path in (node.root / "runs" / RUN).iterdir()] == ["closed"]
-    assert list((node.root / "exits").iterdir()) == []
+    assert [path.name for path in (node.root / "exits").iterdir()] == [f"{'f' * 12}.a.1"]
     [(word, rest)] = told(node.send("c", step="step2"))
     assert (word, "cleaned away" in rest) == ("bad", True)
 
