@@ -126,15 +126,18 @@ finish $? command
 
 def _restarted(request: JobRequest, layout: Layout) -> str:
     """Shell text that sets `start` to the start record to be taken. Each restart by the scheduler takes one of its own, unless an earlier
-    one was revoked, or the job has ended or was to be ended meanwhile."""
+    one is not the very job's (it was revoked, or is a twin's), or the job has ended or was to be ended meanwhile. It takes the earlier
+    ones, too, where a former start did not come so far (its node failed): nobody may revoke the first while a later one runs."""
     if not (request.requeue and layout.count):
         return "start=start.0\n"
     return f"""count={layout.count} before=0
 [ "$count" = 0 ] || [ ! -e exit ] && [ ! -e cancel ] || leave
 while [ "$before" -lt "$count" ]; do
-  was=
-  {{ read -r was <"start.$before"; }} 2>/dev/null
-  case $was in revoked*) leave ;; esac
+  {{ echo "start 1 $me end" >"start.$before"; }} 2>/dev/null || {{
+    was=
+    {{ read -r was <"start.$before"; }} 2>/dev/null
+    case $was in "start 1 ${{me% * *}} "*) ;; *) leave ;; esac
+  }}
   before=$((before + 1))
 done
 start=start.$count

@@ -90,6 +90,35 @@ def test_a_start_that_is_taken(shell: str, taken: str, spooled: Spooled) -> None
 
 
 @pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("before", "ran"),
+    [
+        ({}, True),  # the first start did not come so far
+        ({"start.0": "start 1 job 77 0 4.0 end\n"}, True),
+        ({"start.0": "start 1 job 78 0 4.0 end\n"}, False),
+        ({"start.0": "revoked 1 x 1 end\n"}, False),
+        ({"start.0": ""}, False),
+        ({"start.0": "start 1 job 77 0 4.0 end\n", "exit": "exit 1 0 command job 77 0 4.0 5.0 end\n"}, False),
+        ({"start.0": "start 1 job 77 0 4.0 end\n", "cancel": "cancel 1 x 1 end\n"}, False),
+    ],
+)
+def test_a_restart(shell: str, before: dict[str, str], ran: bool, spooled: Spooled) -> None:
+    """A job that its scheduler has restarted does its work unless its start is another's, was revoked, or it was to end; no start of a
+    job that runs is free to be revoked."""
+    request = JobRequest(job=name(), run=RUN, task="t", command=f"touch {spooled.exits}/ran", requeue=True)
+    layout = Layout(str(spooled.folder), str(spooled.exits), 'me="job 77 2 5.5"', count="2")
+    (spooled.folder / "script").write_text(f"#!/bin/sh\n{job_script(request, layout)}")
+    for record, text in before.items():
+        (spooled.folder / record).write_text(text)
+    assert spooled.run(shell) == (0 if ran else FENCED_EXIT)
+    assert (spooled.exits / "ran").exists() is ran
+    if ran:
+        mine = "start 1 job 77 2 5.5 end\n"
+        starts = [(spooled.folder / f"start.{number}").read_text() for number in range(3)]
+        assert starts == [before.get("start.0", mine), mine, mine]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 def test_a_spool_that_is_gone(shell: str, spooled: Spooled, tmp_path: Path) -> None:
     """A wrapper whose folder is gone leaves with the reserved code and makes no folder."""
     spooled.write("true")
