@@ -177,10 +177,9 @@ members() {
 about() {
   f=runs/${1%%.*}/$1
   [ -d "$f" ] || return
+  set +f; set -- "$1" "$f"/*; set -f # opens the folder: a network file system then asks anew what is in it
   n=1
   while [ -f "$f/claim.$n" ]; do
-  set +f; set -- "$1" "$f"/*; set -f # opens the folder: a network file system then asks anew what is in it
-  set +f; set -- "$1" "$f"/*; set -f # opens the folder: a network file system then asks anew what is in it
     tell "claim $1 $n" "$f/claim.$n"
     array=; { read -r _ _ _ _ _ array _ <"$f/claim.$n"; } 2>/dev/null
     case $array in +*) [ -f "$f/../$array/state" ] && tell "claim $1 $n" "$f/../$array/state" ;; esac
@@ -401,14 +400,14 @@ def revoked(desk: Desk, mark: str, jobs: Sequence[tuple[str, bool]]) -> str:
     each pair) a mark says that it was us who ended it."""
     body = f"""set -C
 mine={quote(revocation(desk.owner))}
-revoke() {{ # job kill
-  f=runs/${{1%%.*}}/$1
-  [ -d "$f" ] || out=$(mkdir -p -- "$f" 2>&1) || {{ one_line; say unknown "$1 $text"; return; }}
 # half a record could never be told from a job's: so it is tried first whether the disk takes one
 full=$({{ echo "$mine" >|revoking; }} 2>&1) || full=${{full:-the spool cannot be written}}
+revoke() {{ # job kill
+  f=runs/${{1%%.*}}/$1
+  [ -z "$full" ] || {{ out=$full; one_line; say unknown "$1 $text"; return; }}
+  [ -d "$f" ] || out=$(mkdir -p -- "$f" 2>&1) || {{ one_line; say unknown "$1 $text"; return; }}
   if {{ echo "$mine" >"$f/start.0"; }} 2>/dev/null; then say fenced "$1"; return; fi
   was=; {{ read -r was <"$f/start.0"; }} 2>/dev/null
-  [ -z "$full" ] || {{ out=$full; one_line; say unknown "$1 $text"; return; }}
   case $was in
   'revoked 1 '*) say fenced "$1"; return ;;
   'start 1 job '*' end') id=${{was#start 1 job }}; id=${{id%% *}} ;;
@@ -434,7 +433,8 @@ def cleaned(desk: Desk, mark: str, runs: Sequence[str]) -> str:
   [ -d "runs/$1" ] || { say clean "$1"; return; }
   echo closed >>"runs/$1/closed" 2>/dev/null || return
   find "runs/$1" -mindepth 1 -maxdepth 1 ! -name closed -exec rm -rf -- {} + 2>/dev/null
-  set +f; rm -f -- "exits/$1".*; set -- "$1" "runs/$1"/*; set -f
+  find exits -maxdepth 1 -name "$1.*" -exec rm -f -- {} + # may be more than fit into one command
+  set +f; set -- "$1" "runs/$1"/*; set -f
   [ $# = 2 ] && say clean "$1"
 }
 """
