@@ -359,6 +359,7 @@ def test_records_are_read_back() -> None:
     assert parse_sending([]) == Sending("claimed")
     claim = claim_line(OWNER, "step", "+tag", 4)
     assert parse_sending([claim, "sent 1 end", "id 1 9 end"]) == Sending("accepted", "+tag", 4, "9")
+    assert parse_sending([claim, "refused 1 transient end", "sent 1 end", "id 1 9 end"]) == Sending("refused", "+tag", 4)
     assert parse_sending([claim, "sent 1 end", "refused 1 limit end"]) == Sending("refused", "+tag", 4)
 
 
@@ -383,4 +384,3 @@ def test_no_path_is_made_of_anything_but_a_job_name() -> None:
     with pytest.raises(ValueError, match="not a job name"):
         far.said(far.Desk("/x", OWNER, Slurm()), MARK, [("../../x", "", 0)])
     assert job_name(RUN, "t", 1) == name()
-    assert parse_sending([claim, "refused 1 transient end", "sent 1 end", "id 1 9 end"]) == Sending("refused", "+tag", 4)
