@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -106,6 +107,12 @@ class Door:
             self._process.terminate()
             self._process.wait(10)
             self._process = None
+
+    def cut(self) -> None:
+        """Kill the processes of all connections, as a crash or a lost network would. What they started goes on."""
+        assert self._process is not None
+        for child in Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
 
     def _answers(self) -> bool:
         try:
