@@ -74,11 +74,11 @@ class Dispatch:
     async def send(self, jobs: Sequence[JobRequest], terms: Terms) -> list[Receipt]:
         """One receipt for each job. Raises NotOwner and NotBegun when nothing was done, and only then."""
         receipts, left, asked = await asyncio.to_thread(self._prepared, jobs, terms)
-        halt = ""
+        halt, largest = "", min(terms.array_most, JOBS_AT_ONCE)
         fits = {options: size * 2 for options, size in self._array_fits.items()}  # a limit may have been lifted: twice what went through
         while left and not halt:
             step = secrets.token_hex(8)
-            most = partial(_size, terms.array_most, fits)
+            most = partial(_size, largest, fits)
             part = _first(batches(left, asked, self._namer, step, most), self._calls)
             self._too_many = []
             began = monotonic()
@@ -88,9 +88,9 @@ class Dispatch:
             left = [job for job in left if job.job not in told]
             for batch in self._too_many:  # an array counts as many jobs as it has elements: half of it may still be taken
                 fits[batch.asked] = self._array_fits[batch.asked] = max(1, len(batch.jobs) // 2)
-                halt = ""
+                halt = "" if halt == "limit" else halt
             for batch in part:
-                if batch.array and batch not in self._too_many and len(batch.jobs) == terms.array_most:
+                if batch.array and batch not in self._too_many and len(batch.jobs) == largest:
                     self._array_fits.pop(batch.asked, None)
         for job in left:
             receipts[job.job] = Receipt(job.job, _CLASSES.get(halt, Answer.TRANSIENT), utc_now(), reason=self._why(halt))
