@@ -171,7 +171,7 @@ class ClusterBackend(Front):
         desk, sightings = self._known
         sightings.settle()
         asked_at = monotonic()
-        reply = await self._ours(lambda mark: far.looked(desk, mark, full), int(full))
+        reply = self._whole(await self._ours(lambda mark: far.looked(desk, mark, full), int(full)))
         self._learn_clock(reply, began_at)
         moved = sightings.see_exits(mailed(reply), expected, utc_now())
         took_s = monotonic() - asked_at
@@ -322,7 +322,7 @@ class ClusterBackend(Front):
         if held is None:
             return []
         desk = far.Desk(there.root, held, self._dialect)
-        listed = await self._talk(lambda mark: far.everything(desk, mark), LOOK_TIMEOUT_S, 0)
+        listed = self._whole(await self._talk(lambda mark: far.everything(desk, mark), LOOK_TIMEOUT_S, 0))
         jobs = [job for job in listed.all("job") if parse_job_name(job)]
         sightings = Sightings(Namer(f"{self._place.instance}\0{there.root}"), self._place.patience)
         queue = await self._talk(lambda mark: far.queue_only(desk, mark), LOOK_TIMEOUT_S, 1)
@@ -337,7 +337,7 @@ class ClusterBackend(Front):
         found: list[Trace] = []
         for part in (jobs[first : first + _READ_AT_ONCE] for first in range(0, len(jobs), _READ_AT_ONCE)):
             reply = await self._talk(lambda mark, part=part: far.records(desk, mark, part, ()), LOOK_TIMEOUT_S, 0)  # type: ignore[misc]
-            told = trails(reply)
+            told = trails(self._whole(reply))
             found += [trace_of(job, told.get(job, Trail()), live.get(job, ()), utc_now()) for job in part]
         return found
 
@@ -362,6 +362,12 @@ class ClusterBackend(Front):
             raise Unreachable(f"{self._host.where} gave no answer that can be understood")
         return reply
 
+    def _whole(self, reply: Reply) -> Reply:
+        """`reply`, if all of it is there: of half an answer, what is missing would be taken for absent. Raises Unreachable."""
+        if not reply.has("end"):
+            raise Unreachable(f"{self._host.where} was cut short in the middle of its answer (a program of ours was ended there)")
+        return reply
+
     async def _submitted(self, make: Callable[[str], str], calls: int) -> Reply:
         return await self._ours(make, calls, SUBMIT_TIMEOUT_S, large=True)
 
@@ -376,14 +382,14 @@ class ClusterBackend(Front):
     async def _find_members(self, desk: far.Desk, sightings: Sightings, rows: Sequence[Row]) -> None:
         if arrays := sightings.unknown_arrays(rows):
             reply = await self._talk(lambda mark: far.records(desk, mark, (), arrays), LOOK_TIMEOUT_S, 0)
-            sightings.see_members(arrays, members(reply))
+            sightings.see_members(arrays, members(self._whole(reply)))
 
     async def _read_trails(self, desk: far.Desk, sightings: Sightings, expected: Mapping[str, Expected], full: bool) -> None:
         sending = frozenset(self._sending)
         names = await self._apart(lambda: sightings.to_read(expected, sending, full), 20 * len(expected))
         for part in (names[first : first + _READ_AT_ONCE] for first in range(0, len(names), _READ_AT_ONCE)):
             reply = await self._ours(lambda mark, part=part: far.records(desk, mark, part, ()), 0)  # type: ignore[misc]
-            sightings.see_trails(part, trails(reply), utc_now())
+            sightings.see_trails(part, trails(self._whole(reply)), utc_now())
 
     async def _ask_words(self, desk: far.Desk, sightings: Sightings, expected: Mapping[str, Expected]) -> None:
         """Ask the scheduler why jobs ended, or where they are: its short memory, then its accounting, many at once."""
