@@ -162,10 +162,7 @@ class ClusterBackend(Front):
         """One look, full or a peek. Raises NotOwner, and Unreachable when the host cannot be reached."""
         async with self._looking:
             began_at = utc_now()
-            full = self._pace.due(began_at)
-            if full and (self._site is None or began_at >= self._site_at + SITE_S):
-                await self._ask_site(began_at)
-            return await self._look(expected, began_at, full)
+            return await self._look(expected, began_at, self._pace.due(began_at))
 
     async def _look(self, expected: Mapping[str, Expected], began_at: float, full: bool) -> Snapshot:
         desk, sightings = self._known
@@ -188,6 +185,7 @@ class ClusterBackend(Front):
                 size = max(len(queue.text), 20 * len(expected))
                 moved |= await self._apart(lambda: sightings.see_queue(rows, expected, utc_now()), size)
                 self._seen.rows = len(rows)
+                await self._ask_site(began_at)
         complete = full and not problem
         await self._read_trails(desk, sightings, expected, complete)
         if not problem and (full or began_at >= self._words_at + self._place.poll_min_s):
@@ -466,7 +464,14 @@ class ClusterBackend(Front):
             await self._ours(lambda mark: far.ended(desk, mark, ids), 1)
 
     async def _ask_site(self, now: float) -> None:
-        self._site = await self.ask_site()
+        """What the cluster allows, if it is time to ask. After the queue has answered: a scheduler that does not must not hold up the
+        mailbox."""
+        if self._site is not None and now < self._site_at + SITE_S:
+            return
+        try:
+            self._site = await self.ask_site()
+        except Unreachable:
+            return  # asked again by the next full look
         self._site_at = now
         if now >= self._size_at + SIZE_S and (self._measuring is None or self._measuring.done()):
             self._size_at = now
