@@ -244,7 +244,10 @@ class ClusterBackend(Front):
         """Revoke each start; end what has started if asked to, and whatever still waits, after its identity has been verified."""
         desk, sightings = self._known
         valid = {job.job: job for job in jobs if parse_job_name(job.job)}
-        reply = await self._ours(lambda mark: far.revoked(desk, mark, [(job.job, job.kill) for job in valid.values()]), 0)
+        try:
+            reply = await self._ours(lambda mark: far.revoked(desk, mark, [(job.job, job.kill) for job in valid.values()]), 0)
+        finally:  # an answer that was lost may have been a yes
+            sightings.touched(list(valid))
         receipts, ids = [], dict[str, str]()
         for word, answer in _CANCELLED.items():
             for job, _, rest in (each.partition(" ") for each in reply.all(word)):
@@ -259,9 +262,6 @@ class ClusterBackend(Front):
         receipts += [Receipt(job.job, Answer.UNKNOWN, utc_now(), reason="no answer") for job in jobs if job.job not in told]
         await self._end(desk, sightings, ids)
         self._pace.changed(utc_now())
-        for job in valid:
-            if job in sightings.known:
-                sightings.known[job].to_read = True
         return receipts
 
     async def _end(self, desk: far.Desk, sightings: Sightings, ids: Mapping[str, str]) -> None:

@@ -75,6 +75,15 @@ class Sightings:
         """The scheduler said which job it is. Counts from the next look on: one may be under way on a thread."""
         self._later.append(lambda: setattr(self._of(job), "job_id", job_id))
 
+    def touched(self, jobs: Sequence[str]) -> None:
+        """Something was done to the records of these. They are read again, by the next look: one under way may have read them before."""
+
+        def read_again() -> None:
+            for job in self.known.keys() & set(jobs):
+                self.known[job].to_read = True
+
+        self._later.append(read_again)
+
     def settle(self) -> None:
         """Take in what was told since the last look. Only while no look is under way."""
         while self._later:
