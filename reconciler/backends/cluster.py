@@ -221,24 +221,28 @@ class ClusterBackend(Front):
 
     async def submit(self, jobs: Sequence[JobRequest]) -> Sequence[Receipt]:
         """Claim, send and record many in few round trips. Raises NotOwner when nothing was done."""
-        async with self._submitting:
-            desk, _ = self._known
-            assert self._dispatch is not None
-            self._sending.update(job.job for job in jobs)
-            try:
-                terms = Terms(desk, self._place.instance, self._umask, self._array_most(), self._site or Site())
-                receipts = await self._dispatch.send(jobs, terms)
-            except NotOwner:
-                raise
-            except Unreachable as error:  # NotBegun: dispatch tells of all else by receipts
-                return [Receipt(job.job, Answer.TRANSIENT, utc_now(), reason=f"not sent: {error}") for job in jobs]
-            finally:
-                self._sending.difference_update(job.job for job in jobs)
-            now = utc_now()
-            if sent := sum(receipt.answer in (Answer.ACCEPTED, Answer.UNKNOWN) for receipt in receipts):
-                self._seen.sent.append((now, sent))
-                self._pace.changed(now)
-            return receipts
+        self._sending.update(job.job for job in jobs)
+        try:
+            async with self._submitting:
+                return await self._submit(jobs)
+        finally:
+            self._sending.difference_update(job.job for job in jobs)
+
+    async def _submit(self, jobs: Sequence[JobRequest]) -> Sequence[Receipt]:
+        desk, _ = self._known
+        assert self._dispatch is not None
+        try:
+            terms = Terms(desk, self._place.instance, self._umask, self._array_most(), self._site or Site())
+            receipts = await self._dispatch.send(jobs, terms)
+        except NotOwner:
+            raise
+        except Unreachable as error:  # NotBegun: dispatch tells of all else by receipts
+            return [Receipt(job.job, Answer.TRANSIENT, utc_now(), reason=f"not sent: {error}") for job in jobs]
+        now = utc_now()
+        if sent := sum(receipt.answer in (Answer.ACCEPTED, Answer.UNKNOWN) for receipt in receipts):
+            self._seen.sent.append((now, sent))
+            self._pace.changed(now)
+        return receipts
 
     async def cancel(self, jobs: Sequence[CancelRequest]) -> Sequence[Receipt]:
         """Revoke each start; end what has started if asked to, and whatever still waits, after its identity has been verified."""

@@ -227,9 +227,10 @@ class Sightings:
     # What is still to be found out
 
     def to_read(self, expected: Mapping[str, Expected], sending: frozenset[str], full: bool) -> list[str]:
-        """Jobs whose trail must be read before anything is told of them: newly begun, ended, nobody's; after a full look also those that
-        are about to be called absent, or said to run and not known to have started."""
+        """Jobs whose trail must be read before anything is told of them: newly begun, ended, nobody's, never heard of; after a full look
+        also those that are about to be called absent, or said to run and not known to have started."""
         found = [job for job, known in self.known.items() if known.to_read and job not in sending]
+        found += sorted(expected.keys() - self.known.keys() - sending)
         absent = [job for job in expected if job not in sending and self._is_absent(self._of(job))] if full else []
         return list(dict.fromkeys((*found, *absent)))
 
