@@ -110,7 +110,11 @@ class Front:
         line, _, data = rest.partition(b"\n")
         word, _, text = line.decode(errors="replace").partition(" ")
         if found and word == "file" and text.isdecimal():
-            return FileRange(data, int(text))
+            size = int(text)
+            start = request.offset if request.offset >= 0 else max(0, size + request.offset)
+            if len(data) < min(request.bytes_max, size - start):  # half a generator's file may be a whole list of fewer tasks
+                raise Unreachable(f"{self._host.where}: {request.path} arrived cut short, {len(data)} bytes from {start} of {size}")
+            return FileRange(data, size)
         if found and word == "no-file":
             return FileRange(None)
         return FileRange(None, problem=f"{request.path}: {text}" if found and word == "problem" else f"{request.path} cannot be read")
