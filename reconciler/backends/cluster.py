@@ -178,7 +178,7 @@ class ClusterBackend(Front):
         if full:
             queue = reply.asked.get("queue")
             if queue is None or queue.code:
-                problem = self._silence("the queue", queue.code if queue else 1, queue.error if queue else "no answer")
+                problem = self._silence("queue", queue.code if queue else 1, queue.error if queue else "no answer")
             else:
                 rows = await self._apart(lambda: self._dialect.read_rows(reply.mark, queue.text), len(queue.text))
                 await self._find_members(desk, sightings, rows)
@@ -291,7 +291,7 @@ class ClusterBackend(Front):
         now = utc_now()
         for job in named:
             known = sightings.known.get(job)
-            if known is not None and known.fact is not None and (job_id := known.fact.job_id) and known.trail.started:
+            if known is not None and known.fact is not None and (job_id := known.fact.job_id) and known.fact.started:
                 self._accounts.owe(job, job_id, now)
         sightings.forget(named, now)
 
@@ -306,7 +306,7 @@ class ClusterBackend(Front):
         reply = await self._ours(lambda mark: far.queue_only(desk, mark), 1)
         asked = reply.asked.get("queue")
         if asked is None or asked.code:
-            raise Unreachable(self._silence("the queue", asked.code if asked else 1, asked.error if asked else "no answer"))
+            raise Unreachable(self._silence("queue", asked.code if asked else 1, asked.error if asked else "no answer"))
         rows = self._dialect.read_rows(reply.mark, asked.text)
         living = {run for row in rows if (run := self._run_of(row, sightings))}
         over = [run for run in runs if run not in living]
@@ -330,7 +330,7 @@ class ClusterBackend(Front):
         queue = await self._talk(lambda mark: far.queue_only(desk, mark), LOOK_TIMEOUT_S, 1)
         asked = queue.asked.get("queue")
         if asked is None or asked.code:
-            raise Unreachable(self._silence("the queue", asked.code if asked else 1, asked.error if asked else "no answer"))
+            raise Unreachable(self._silence("queue", asked.code if asked else 1, asked.error if asked else "no answer"))
         rows = self._dialect.read_rows(queue.mark, asked.text)
         await self._find_members(desk, sightings, rows)
         live: dict[str, list[Row]] = {}

@@ -170,5 +170,6 @@ class Dialect(Protocol):
         ...
 
     def unreachable(self, command: str, code: int, error: str) -> str:
-        """Why a command of ours failed, in words for a person: the scheduler does not answer, the program is not there, …"""
+        """Why a command of ours failed, in words for a person: the scheduler does not answer, the program is not there, … `command` as
+        it was run, "" when several were."""
         ...

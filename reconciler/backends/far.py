@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from reconciler.backends.base import FileRequest, JobRequest
 from reconciler.backends.dialect import Dialect, Submission
 from reconciler.backends.far_marks import cancel_mark, claim_line, revocation
-from reconciler.backends.marks import Owner
+from reconciler.backends.marks import INTERRUPTED, Owner
 from reconciler.backends.packing import Batch
 from reconciler.backends.script import shell_path
 from reconciler.core.env import quote
@@ -31,7 +31,9 @@ from reconciler.core.observed import Answer
 OUTPUT = "scheduler.out"
 #: So many limits are met in one program before it stops asking.
 LIMITS_MAX = 3
+#: Begins with an end of line: a profile's greeting may lack its own, and would swallow our first line.
 _SAY = r"""say() { printf '%s\n' "$MARK:$*"; }
+echo
 newline='
 '
 set -f
@@ -413,7 +415,10 @@ revoke() {{ # job kill
   'start 1 job '*' end') id=${{was#start 1 job }}; id=${{id%% *}} ;;
   *) id= ;;
   esac
-  if [ -f "$f/exit" ]; then say ended "$1 $id"; return; fi
+  if [ -f "$f/exit" ]; then
+    was=; {{ read -r was <"$f/exit"; }} 2>/dev/null
+    case $was in *' {INTERRUPTED} '*' end') ;; *) say ended "$1 $id"; return ;; esac # that one may be started again
+  fi
   if [ "$2" = 0 ]; then say started "$1 $id"; return; fi
   [ -e "$f/cancel" ] || echo {quote(cancel_mark(desk.owner))} >|"$f/cancel"
   say ending "$1 $id"

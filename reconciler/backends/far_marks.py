@@ -16,6 +16,7 @@
         fenced       fenced 1 job <as in start> end                         a script found its start taken, and left
         cancel       cancel 1 <ledger> <epoch> end                          told to end by us
         exit         exit 1 <code> <what> job <job id> <restarts> <uptime at the start> <uptime at the end> end
+                     (what `interrupted`: it was told to end, and the scheduler may start it again, which takes the record away)
 
 What is read is hostile input: a record that does not match is no record of ours. One without `end` was cut short, and says only that
 somebody began to write.

@@ -31,6 +31,11 @@ _CAPACITY_S = 120.0
 #: An estimated start that lies further back than this was left there by a scheduler that did not look again.
 _STALE_S = 60.0
 _NOBODY = Owner("nobody", 0)
+#: What is asked, for a person.
+_QUESTIONS = {
+    "queue": "its queue", "everybody": "its queue", "site": "its settings", "capacity": "its partitions", "accounts": "its accounting",
+    "comments": "the comments of jobs",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +210,8 @@ class Front:
         return reply, told.text
 
     def _silence(self, what: str, code: int, error: str) -> str:
-        return f"{self._dialect.title} on {self._host.where}: {self._dialect.unreachable(what, code, error)}"
+        asked = f"{self._dialect.title} on {self._host.where}, asked for {_QUESTIONS.get(what, what)}"
+        return f"{asked}: {self._dialect.unreachable('', code, error)}"
 
     async def _rows(self, word: str, command: Callable[[str], str]) -> list[Row]:
         reply, text = await self._question(word, command)

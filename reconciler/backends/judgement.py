@@ -61,7 +61,7 @@ def fact_of(evidence: Evidence, now: float, patience: Patience) -> JobFact | Non
     """The fact; None when the job is absent."""
     trail, live = evidence.trail, evidence.live
     if isinstance(trail.exit, FarExit):
-        return _exited(evidence, trail.exit, now, patience)
+        return (_interrupted if trail.interrupted else _exited)(evidence, trail.exit, now, patience)
     if trail.revoked:
         return JobFact(JobState.FENCED, job_id=live.job_id if live else "", reason="its start was revoked")
     if live is not None and live.state is not JobState.ENDED:
@@ -88,7 +88,7 @@ def trace_of(job: str, trail: Trail, rows: Sequence[Row], now: float) -> Trace:
 def needs_word(evidence: Evidence) -> bool:
     """Whether the scheduler's own word would change what is told."""
     trail = evidence.trail
-    if trail.revoked or (isinstance(trail.exit, FarExit) and trail.exit.code == 0):
+    if trail.revoked or (isinstance(trail.exit, FarExit) and trail.over and trail.exit.code == 0):
         return False
     return not evidence.live and not (evidence.word and evidence.word.state is JobState.ENDED)
 
@@ -105,9 +105,20 @@ def _killed(trail: Trail) -> bool:
     return isinstance(trail.exit, FarExit) and trail.exit.code == 128 + signal.SIGKILL
 
 
+def _interrupted(evidence: Evidence, record: FarExit, now: float, patience: Patience) -> JobFact | None:
+    """Its command has ended because the job was told to end. Whether it is put back into the queue only the scheduler knows."""
+    for row in (evidence.live, evidence.word):
+        if row is not None and row.state is not JobState.ENDED:
+            return _alive(evidence, row)
+    if not evidence.asked or (evidence.word is None and now < evidence.since + patience.word_s):
+        return _waiting(evidence, record.job_id, "it was told to end; asking the scheduler whether it will start again")
+    return _exited(evidence, record, now, patience)
+
+
 def _exited(evidence: Evidence, record: FarExit, now: float, patience: Patience) -> JobFact | None:
     cause, reason = None, ""
-    if record.code:
+    stopped = evidence.trail.interrupted and evidence.word is not None and evidence.word.cause in _BY_SCHEDULER
+    if record.code or stopped:
         patient = now < evidence.since + patience.word_s
         told = evidence.asked and evidence.live is None and (evidence.word is None or evidence.word.state is JobState.ENDED)
         if not told and patient and record.what == "command":
@@ -131,7 +142,7 @@ def _exited(evidence: Evidence, record: FarExit, now: float, patience: Patience)
 
 
 def _why(evidence: Evidence, record: FarExit) -> tuple[Cause, str]:
-    if record.what != "command":
+    if EXIT_WORDS[record.what]:
         return Cause.EXIT, EXIT_WORDS[record.what]
     word = evidence.word
     if word is not None and word.cause in _BY_SCHEDULER and word.cause is not Cause.CANCELLED:
@@ -159,7 +170,7 @@ def _alive(evidence: Evidence, row: Row) -> JobFact:
         reason=reason,
         submitted_at=_ours(row.submitted_at, evidence),
         started_at=_ours(row.started_at, evidence) if row.state is JobState.RUNNING else None,
-        restarts=row.restarts or 0,
+        restarts=max(row.restarts or 0, len(evidence.trail.starts) - 1),
     )
 
 

@@ -26,7 +26,10 @@ EXIT_WORDS = {
     "command": "",
     "workdir": "its working directory does not exist or cannot be entered",
     "output": "its output file cannot be written",
+    "interrupted": "",
 }
+#: Of a job that its scheduler may start again: its command ended when the job was told to end. Only the scheduler knows whether for good.
+INTERRUPTED = "interrupted"
 #: The code of an exit record whose command was never begun. Like FENCED_EXIT, far from what common programs use.
 UNBEGUN_EXIT = 122
 

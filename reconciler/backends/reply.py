@@ -13,7 +13,7 @@ from reconciler.backends.far_marks import (
     parse_far_start,
     parse_sending,
 )
-from reconciler.backends.marks import Garbled, Revoked
+from reconciler.backends.marks import INTERRUPTED, Garbled, Revoked
 
 #: What a command of the scheduler prints stands between `<word>` and `<word>-end <exit code>`.
 _SECTIONS = {"queue", "jobs", "accounts", "cancel", "everybody", "site", "capacity", "comments"}
@@ -88,6 +88,16 @@ class Trail:
     def revoked(self) -> bool:
         """Its first start was taken by a daemon: no work was or will be done under this name."""
         return bool(self.starts) and isinstance(self.starts[0], Revoked)
+
+    @property
+    def over(self) -> bool:
+        """Its command has ended for good, as a whole exit record says."""
+        return isinstance(self.exit, FarExit) and self.exit.what != INTERRUPTED
+
+    @property
+    def interrupted(self) -> bool:
+        """Its command has ended because it was told to, and the scheduler may start it again."""
+        return isinstance(self.exit, FarExit) and self.exit.what == INTERRUPTED
 
     @property
     def started(self) -> bool:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reconciler.backends.base import FENCED_EXIT, JobRequest
-from reconciler.backends.marks import UNBEGUN_EXIT, Claim
+from reconciler.backends.marks import INTERRUPTED, UNBEGUN_EXIT, Claim
 from reconciler.core.env import assignment, quote
 
 #: The environment variable by which every process of a job can be told from a stranger's: the job's folder.
@@ -104,7 +104,8 @@ def _wrapper(request: JobRequest, layout: Layout) -> str:
 folder={quote(layout.folder)}
 {_finish(request, layout)}umask 077
 trap : HUP INT QUIT TERM # not ignored, or the command would ignore them too; the wrapper lives on to write the exit record
-cd -- "$folder" || exit {FENCED_EXIT}
+what=command again=
+{_interruptible(request, layout)}cd -- "$folder" || exit {FENCED_EXIT}
 {layout.identify}
 leave() {{
   {{ echo "fenced 1 $me end" >fenced; }} 2>/dev/null
@@ -116,22 +117,32 @@ set -C # a redirect that creates, or fails
   [ "${{was-}}" = "start 1 $me end" ] || leave
 }}
 set +C
+[ -z "$again" ] || rm -f -- exit "$exits/$job"
 {enter}{opened}shell=/bin/bash
 [ -x "$shell" ] || shell=/bin/sh
 {shell} "$folder/script" body {streams}
-finish $? command
+finish $? $what
 }}
 """
 
 
+def _interruptible(request: JobRequest, layout: Layout) -> str:
+    """Shell text for a job that its scheduler may start again: the end of its command after TERM may not be the end of the job."""
+    return f"trap what={INTERRUPTED} TERM\n" if request.requeue and layout.count else ""
+
+
 def _restarted(request: JobRequest, layout: Layout) -> str:
     """Shell text that sets `start` to the start record to be taken. Each restart by the scheduler takes one of its own, unless an earlier
-    one is not the very job's (it was revoked, or is a twin's), or the job has ended or was to be ended meanwhile. It takes the earlier
-    ones, too, where a former start did not come so far (its node failed): nobody may revoke the first while a later one runs."""
+    one is not the very job's (it was revoked, or is a twin's), or the job has ended for good or was to be ended meanwhile. It takes the
+    earlier ones, too, where a former start did not come so far (its node failed): nobody may revoke the first while a later one runs."""
     if not (request.requeue and layout.count):
         return "start=start.0\n"
     return f"""count={layout.count} before=0
-[ "$count" = 0 ] || [ ! -e exit ] && [ ! -e cancel ] || leave
+[ ! -e cancel ] || leave
+if [ "$count" != 0 ] && [ -e exit ]; then
+  {{ read -r again <exit; }} 2>/dev/null
+  case $again in *' {INTERRUPTED} '*' end') ;; *) leave ;; esac
+fi
 while [ "$before" -lt "$count" ]; do
   {{ echo "start 1 $me end" >"start.$before"; }} 2>/dev/null || {{
     was=

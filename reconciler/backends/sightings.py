@@ -96,11 +96,11 @@ class Sightings:
             if job not in expected:
                 continue
             known = self._of(job)
-            if isinstance(known.trail.exit, FarExit):
+            if known.trail.over or known.trail.exit == record:
                 continue
             known.trail = replace(known.trail, exit=record, ended_at=at)
             self._suspect(known, now)
-            known.live = None if record.code else known.live
+            known.live = None if record.code and known.trail.over else known.live
             known.to_read = bool(record.code)  # a mark of ours may say why
             news = True
         return news
@@ -139,7 +139,7 @@ class Sightings:
 
     def _see_live(self, job: str, row: Row | None, now: float) -> bool:
         known = self._of(job)
-        if isinstance(known.trail.exit, FarExit) and known.trail.exit.code:
+        if isinstance(known.trail.exit, FarExit) and known.trail.over and known.trail.exit.code:
             row = None  # it is not the queue's word that is waited for
         if row == known.live:
             if row is None:
@@ -147,10 +147,10 @@ class Sightings:
             return False
         moved = (row is None) is not (known.live is None) or (row and known.live and row.state is not known.live.state)
         if row is not None:
-            if row.state is JobState.RUNNING and not known.trail.started:
+            if row.state is JobState.RUNNING and (not known.trail.started or (known.live and known.live.state is not JobState.RUNNING)):
                 known.to_read = True
             known.word, known.asked, known.asks, known.ask_at = None, False, 0, 0.0
-            known.since = 0.0 if not isinstance(known.trail.exit, FarExit) else known.since
+            known.since = known.since if known.trail.over else 0.0
         else:
             known.to_read = True
             self._suspect(known, now)
@@ -163,11 +163,11 @@ class Sightings:
             known = self._of(job)
             known.to_read = False
             found = trails.get(job, Trail())
-            if isinstance(known.trail.exit, FarExit) and not isinstance(found.exit, FarExit):
+            if known.trail.over and not isinstance(found.exit, FarExit):
                 found = replace(found, exit=known.trail.exit, ended_at=known.trail.ended_at)
             if found != known.trail:
                 known.trail, known.fresh = found, True
-            if isinstance(found.exit, FarExit):
+            if found.over:
                 self._suspect(known, now)
             if found.sending is not None and found.sending.job_id and not found.sending.array and not known.job_id:
                 known.job_id = found.sending.job_id
@@ -209,7 +209,7 @@ class Sightings:
             known.ask_at = now + min(_ASK_AGAIN_MAX_S, _ASK_AGAIN_S * 2.0 ** min(known.asks, 10))
             if row is not None:
                 known.word = row
-                if row.state is not JobState.ENDED and known.trail.exit is None:
+                if row.state is not JobState.ENDED and (known.trail.exit is None or known.trail.interrupted):
                     known.live = row
             elif known.word is not None and known.word.state is not JobState.ENDED:
                 known.word = None  # it was alive when it was last heard of, and is not known any more: that is no news of a living job
@@ -387,6 +387,6 @@ class Sightings:
 
 def _is_alive(known: Known) -> bool:
     """The queue shows it, and nothing says that it is over."""
-    if known.live is None or known.live.state is JobState.ENDED or isinstance(known.trail.exit, FarExit):
+    if known.live is None or known.live.state is JobState.ENDED or known.trail.over:
         return False
     return known.fact is None or known.fact.state is not JobState.ENDED

@@ -40,6 +40,7 @@ esac
 #: An argument of a command may have 128 KiB (MAX_ARG_STRLEN); an id has up to 20 characters.
 _IDS_AT_ONCE = 2000
 _ID = re.compile(r"[0-9]{1,10}(?:_[0-9]{1,9}|_\[[0-9,:-]{1,200}\])?")
+_NOT_FOUND = re.compile(r"([\w.-]{1,64}): (?:command )?not found")
 _SHELL_WORD = re.compile(r'(?P<quote>"?)[A-Za-z0-9_${}]*\$[A-Za-z0-9_${}]+(?P=quote)')
 #: Why a command failed, by a piece of what it said.
 _TROUBLES = (
@@ -167,13 +168,15 @@ class Slurm:
         return [QueueRow(row.job_id, row.name, row.user, row.word, row.reason) for row in rows]
 
     def unreachable(self, command: str, code: int, error: str) -> str:
-        program = command.split(None, 1)[0] if command.split() else "the command"
-        if code == 127 or "command not found" in error:
+        missing = _NOT_FOUND.search(error)
+        program = command.split(None, 1)[0] if command.split() else ""
+        if code == 127 or missing:
+            program = program or (missing[1] if missing else "a command")
             return f"{program} is not there: Slurm's commands are not on the PATH of this account (login_shell: true reads its profile)"
         for piece, words in _TROUBLES:
             if piece in error:
-                return f"{words} ({program}: {_one_line(error)})"
-        return f"{program} ended with code {code}: {_one_line(error) or 'it said nothing'}"
+                return f"{words} ({f'{program}: ' if program else ''}{_one_line(error)})"
+        return f"{program or 'the command'} ended with code {code}: {_one_line(error) or 'it said nothing'}"
 
 
 def _literal(path: str) -> str:

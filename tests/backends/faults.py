@@ -40,7 +40,7 @@ from tests.clusters.wrappers import Door, Wrappers
 RUN = "0123456789ab"
 DEADLINE_S = 30.0
 SMALL = Resources(memory_mb=16)
-_SOON = Rhythm(first_s=0.5, between_s=1.0, silent_max_s=2.0)
+_SOON = Rhythm(first_s=1.5, between_s=2.0, silent_max_s=2.0)
 
 
 def task(name: str, command: str = "true", **fields: Any) -> Task:
@@ -88,17 +88,21 @@ class Login:
         return self.root / "runs" / RUN / job(name, attempt)
 
     async def backend(
-        self, array: str = "never", host: Host | None = None, poll: tuple[float, float] = (0.2, 0.5), **words: Any
+        self, array: str = "never", host: Host | None = None, poll: tuple[float, float] = (0.2, 0.5), rhythm: Rhythm = _SOON, **words: Any
     ) -> ClusterBackend:
         """A backend as a new daemon would make it, through `host`, by default `self.host()`. It asks soon what ended jobs used."""
         self._epoch += 1
         place = ClusterPlace(
-            str(self.spool), self.instance, array, poll_min_s=poll[0], poll_max_s=poll[1], patience=Patience(5.0, 1.0), accounts=_SOON
+            str(self.spool), self.instance, array, poll_min_s=poll[0], poll_max_s=poll[1], patience=Patience(5.0, 1.0), accounts=rhythm
         )
         made = ClusterBackend("hpc", host or self.host(), Slurm(**words), place, Owner("ledger-1", self._epoch), lambda: None)
-        self._opened.append(made)
-        await made.own()
+        await self.keep(made).own()
         return made
+
+    def keep(self, backend: ClusterBackend) -> ClusterBackend:
+        """This one is closed at the end, too."""
+        self._opened.append(backend)
+        return backend
 
     def host(self, user: str = "", login_shell: bool = False) -> SshHost:
         """The login node, for the main user of the cluster or another one."""

@@ -327,7 +327,7 @@ def test_a_part_of_a_file(node: Node) -> None:
         request = FileRequest(name("a"), path, offset=offset, bytes_max=bytes_max)
         argv = [node.shell, "sh"] if node.shell.endswith("busybox") else [node.shell]
         done = subprocess.run([*argv, "-c", far.part_of_file(MARK, node.desk, request)], capture_output=True, timeout=20)
-        line, _, data = done.stdout.partition(b"\n")
+        line, _, data = done.stdout.removeprefix(b"\n").partition(b"\n")
         return data, line.decode().removeprefix(f"{MARK}:")
 
     assert read("out") == (bytes(range(256)), "file 256")
