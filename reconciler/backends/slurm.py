@@ -118,7 +118,8 @@ class Slurm:
         return "\n".join(f"scancel {' '.join(part)}" for part in _chunks(words)) or ":"
 
     def queue(self, mark: str) -> str:
-        return f"squeue -h -r {self._whose} -o {quote(slurm_rows.short_format(mark))}"
+        """`-a`: jobs in hidden partitions, too. They may be submitted to, and without it squeue shows none of the user's own there."""
+        return f"squeue -h -a -r {self._whose} -o {quote(slurm_rows.short_format(mark))}"
 
     @property
     def _whose(self) -> str:
@@ -135,7 +136,7 @@ class Slurm:
 
     def everybody(self, mark: str) -> str:
         """Elements of an array that wait are one row here: of somebody else's there may be a million."""
-        return f"squeue -h -o {quote(slurm_rows.short_format(mark))}"
+        return f"squeue -h -a -o {quote(slurm_rows.short_format(mark))}"
 
     def site(self, mark: str) -> str:
         return slurm_site.site_command(mark, self.user)
@@ -144,7 +145,7 @@ class Slurm:
         return slurm_site.capacity_command(mark, self.user)
 
     def comments(self, mark: str) -> str:
-        return f"squeue -h {self._whose} -o {quote(slurm_rows.comment_format(mark))}"
+        return f"squeue -h -a {self._whose} -o {quote(slurm_rows.comment_format(mark))}"
 
     def read_comments(self, mark: str, text: str) -> list[tuple[str, str]]:
         return slurm_rows.read_comments(mark, text)

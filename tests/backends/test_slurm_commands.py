@@ -88,6 +88,12 @@ def test_a_percent_sign_in_a_path_is_itself(path: str, said: str) -> None:
     assert f"'--output={said}'" in SLURM.submit(Submission("n", "c", "/s", "/s/x", path, ()))
 
 
+def test_every_partition_is_asked_for() -> None:
+    """The queue is that of all partitions: jobs in a hidden one are hidden from their own user, too, unless they are asked for."""
+    for command in (SLURM.queue("MARK"), SLURM.everybody("MARK"), SLURM.comments("MARK")):
+        assert "-a" in command.split()
+
+
 def test_no_list_of_ids_is_longer_than_an_argument_may_be() -> None:
     """10,000 elements are asked for in some calls, each below 128 KiB."""
     ids = [f"4294967295_{index}" for index in range(10_000)]
