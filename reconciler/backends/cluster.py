@@ -14,6 +14,7 @@ Nothing here holds up the event loop: what is large is taken apart on a thread.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -44,6 +45,8 @@ LOOK_TIMEOUT_S = 50.0
 SUBMIT_TIMEOUT_S = 240.0
 #: What a cluster allows, and how large the spool is, are asked for so often.
 SITE_S, SIZE_S = 600.0, 3600.0
+#: Accounting is a moment behind: so long is waited for who cancelled a job that ran. Shorter than `Patience.word_s`.
+WHO_S = 3.0
 #: Trails that one program reads.
 _READ_AT_ONCE = 2000
 #: Above so many bytes an answer is taken apart on a thread.
@@ -408,7 +411,7 @@ class ClusterBackend(Front):
             rows = self._dialect.read_rows(reply.mark, told.text)
             missing = [job_id for job_id in ids if job_id not in {row.job_id for row in rows}]
             rows += await self._ask_more(desk, sightings, asked, rows)
-            sightings.see_words(asked, rows, expected, utc_now())
+            sightings.see_words(self._settled(sightings, asked, rows), rows, expected, utc_now())
             if missing:
                 self._site_at = 0.0  # a scheduler that restarted may have forgotten them: when did it start?
         if heard := await self._apart(lambda: sightings.to_hear(expected), 20 * len(expected)):
@@ -421,16 +424,33 @@ class ClusterBackend(Front):
             return []
         by_id = {row.job_id: row for row in rows}
         missing = {job_id for job_id in asked.values() if job_id not in by_id}
-        cancelled = {
-            job_id
-            for job, job_id in asked.items()
-            if (row := by_id.get(job_id)) and row.cause is Cause.CANCELLED
-            and not (trail := sightings.known[job].trail).cancel and not was_refused_by_its_node(trail, row)
-        }  # fmt: skip
+        cancelled = {asked[job] for job in self._cancelled(sightings, asked, by_id)}
         if not missing and not cancelled:
             return []
         found = await self._ask_accounts(desk, [*missing, *cancelled]) or []
         return [row for row in found if row.job_id in missing or (row.job_id in cancelled and row.cause is Cause.CANCELLED)]
+
+    def _cancelled(self, sightings: Sightings, asked: Mapping[str, str], by_id: Mapping[str, Row]) -> list[str]:
+        """Jobs that somebody else than us cancelled."""
+        return [
+            job
+            for job, job_id in asked.items()
+            if (row := by_id.get(job_id)) and row.cause is Cause.CANCELLED
+            and not (trail := sightings.known[job].trail).cancel and not was_refused_by_its_node(trail, row)
+        ]  # fmt: skip
+
+    def _settled(self, sightings: Sightings, asked: Mapping[str, str], rows: Sequence[Row]) -> Mapping[str, str]:
+        """`asked` without those of which the accounting may say in a moment who cancelled them: its row comes after the scheduler's."""
+        if self._site is None or not self._site.accounting:
+            return asked
+        told = Counter(row.job_id for row in rows)
+        soon = utc_now() - WHO_S
+        late = {
+            job
+            for job in self._cancelled(sightings, asked, {row.job_id: row for row in rows})
+            if told[asked[job]] == 1 and (known := sightings.known[job]).trail.exit is not None and known.since > soon
+        }
+        return {job: job_id for job, job_id in asked.items() if job not in late}
 
     async def _ask_accounts(self, desk: far.Desk, ids: Sequence[str]) -> list[Row] | None:
         """None: it does not answer."""

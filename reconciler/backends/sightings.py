@@ -100,6 +100,7 @@ class Sightings:
                 continue
             known.trail = replace(known.trail, exit=record, ended_at=at)
             self._suspect(known, now)
+            self._ask_anew(known)
             known.live = None if record.code and known.trail.over else known.live
             known.to_read = bool(record.code)  # a mark of ours may say why
             news = True
@@ -165,6 +166,8 @@ class Sightings:
             found = trails.get(job, Trail())
             if known.trail.over and not isinstance(found.exit, FarExit):
                 found = replace(found, exit=known.trail.exit, ended_at=known.trail.ended_at)
+            if found.exit is not None and known.trail.exit is None:
+                self._ask_anew(known)
             if found != known.trail:
                 known.trail, known.fresh = found, True
             if found.over:
@@ -219,6 +222,11 @@ class Sightings:
         for job, text in said.items():
             known = self._of(job)
             known.said, known.fresh = text or " ", True
+
+    def _ask_anew(self, known: Known) -> None:
+        """That the scheduler did not know of it, before its exit record was seen, does not say why it ended."""
+        if known.word is None:
+            known.asked, known.ask_at = False, 0.0
 
     def _suspect(self, known: Known, now: float) -> None:
         known.since = known.since or now

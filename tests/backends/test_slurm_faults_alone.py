@@ -147,11 +147,12 @@ async def test_who_cancelled_is_told(slurm_accounting: Cluster, shared_folder: P
         loop = Loop.of(await there.backend(), *(task(name, there.held(name)) for name in ("a", "b", "c")))
         await loop.until(lambda: all(each.started for each in loop.record.tasks.values()), "all run")
         ids = [each.job_id for each in loop.record.tasks.values()]
+        words = ["sacct", "-n", "-X", "-P", "-o", "State,Partition", "-j", ",".join(ids)]
+        await until(lambda: there.cluster.run(words).stdout.count("RUNNING|main") == 3, "the accounting knows them")  # every five seconds
         there.wrappers.fault("squeue", f'real "$@" | grep -v "|{ids[2]} *|"; :')  # slurmctld has forgotten the last one
         there.cluster.run(["scancel", ids[0], ids[2]], "root")
         there.cluster.run(["scancel", ids[1]])
-        words = ["sacct", "-n", "-X", "-P", "-o", "State", "-j", ",".join(ids)]
-        await until(lambda: there.cluster.run(words).stdout.count("CANCELLED by") == 3, "the accounting knows")
+        await until(lambda: there.cluster.run(words).stdout.count("CANCELLED by") == 3, "the accounting knows their ends")
         await loop.to_end()
         assert {each.cause for each in loop.record.tasks.values()} == {Cause.CANCELLED}
         assert ("root" in loop["a"].reason, "owner" in loop["b"].reason, "root" in loop["c"].reason) == (True, True, True)
