@@ -71,6 +71,29 @@ def test_a_command_that_failed_by_itself() -> None:
     assert ended(judged(exited(3))) == (Cause.EXIT, 3, True)
 
 
+@pytest.mark.parametrize("code", [0, 143])
+def test_a_command_that_was_told_to_end_may_be_started_again(code: int) -> None:
+    """Of a job that its scheduler may put back, an exit record after TERM is no end: the queue counts, then the scheduler's word, which
+    is waited for however long; only where it knows nothing of it any more the record is all there is."""
+    trail = exited(code, "interrupted")
+    assert judged(trail, QUEUED) == judged(STARTED, QUEUED)
+    assert judged(trail, RUNNING) == judged(STARTED, RUNNING)
+    assert judged(trail, last=QUEUED) == judged(STARTED, last=QUEUED)
+    for waits in (judged(trail, asked=False), judged(trail, since=NOW)):
+        assert waits is not None and waits.state is JobState.RUNNING
+    for cause in (Cause.CANCELLED, Cause.TIMEOUT, Cause.PREEMPTED, Cause.NODE_FAIL):
+        assert ended(judged(trail, last=word(cause))) == (cause, code, True)
+    own = (Cause.EXIT if code else None, code, True)
+    assert ended(judged(trail, last=word(Cause.EXIT if code else None))) == ended(judged(trail)) == own
+
+
+def test_only_the_scheduler_knows_of_an_interrupted_job() -> None:
+    """Its word is asked for, also when the command ended with 0."""
+    for code in (0, 143):
+        evidence = Evidence(exited(code, "interrupted"), None, None, asked=False, since=NOW)
+        assert (needs_word(evidence), needs_word(replace(evidence, live=QUEUED))) == (True, False)
+
+
 def test_a_code_waits_for_the_word() -> None:
     """A code that is not 0 is told once the scheduler was asked and the job is over there; patience ends by itself."""
     for fields in ({"asked": False}, {"live": RUNNING}, {"last": RUNNING}):

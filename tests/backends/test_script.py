@@ -99,6 +99,9 @@ def test_a_start_that_is_taken(shell: str, taken: str, spooled: Spooled) -> None
         ({"start.0": "revoked 1 x 1 end\n"}, False),
         ({"start.0": ""}, False),
         ({"start.0": "start 1 job 77 0 4.0 end\n", "exit": "exit 1 0 command job 77 0 4.0 5.0 end\n"}, False),
+        ({"start.0": "start 1 job 77 0 4.0 end\n", "exit": "exit 1 143 interrupted job 77 0 4.0 5.0 end\n"}, True),
+        ({"start.0": "start 1 job 77 0 4.0 end\n", "exit": "exit 1 143 interrupted job 77 0 4"}, False),
+        ({"start.0": "start 1 job 78 0 4.0 end\n", "exit": "exit 1 143 interrupted job 78 0 4.0 5.0 end\n"}, False),
         ({"start.0": "start 1 job 77 0 4.0 end\n", "cancel": "cancel 1 x 1 end\n"}, False),
     ],
 )
@@ -112,10 +115,25 @@ def test_a_restart(shell: str, before: dict[str, str], ran: bool, spooled: Spool
         (spooled.folder / record).write_text(text)
     assert spooled.run(shell) == (0 if ran else FENCED_EXIT)
     assert (spooled.exits / "ran").exists() is ran
+    assert (spooled.folder / "exit").exists() is (ran or "exit" in before)
     if ran:
+        assert (spooled.folder / "exit").read_text().startswith("exit 1 0 command")
         mine = "start 1 job 77 2 5.5 end\n"
         starts = [(spooled.folder / f"start.{number}").read_text() for number in range(3)]
         assert starts == [before.get("start.0", mine), mine, mine]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(("requeue", "what"), [(True, "interrupted"), (False, "command")])
+@pytest.mark.parametrize("code", [0, 9])
+def test_a_job_that_is_told_to_end(shell: str, requeue: bool, what: str, code: int, spooled: Spooled) -> None:
+    """A job that its scheduler may start again, and that was told to end, says so in its exit record, whatever its command made of it."""
+    command = f"trap 'exit {code}' TERM; kill -TERM $PPID; while :; do sleep 0.01; kill -TERM $$; done"
+    request = JobRequest(job=name(), run=RUN, task="t", command=command, requeue=requeue)
+    layout = Layout(str(spooled.folder), str(spooled.exits), 'me="job 77 0 5.5"', count="0")
+    (spooled.folder / "script").write_text(f"#!/bin/sh\n{job_script(request, layout)}")
+    assert spooled.run(shell) == code
+    assert (spooled.folder / "exit").read_text() == (spooled.exits / name()).read_text() == f"exit 1 {code} {what} end\n"
 
 
 @pytest.mark.parametrize("shell", SHELLS)
