@@ -6,7 +6,8 @@
                      verbs ask without a daemon)
     controller.py    the loop: look -> plan -> save -> act; the only caller of core.plan. Its parts:
                      intake.py (what the sources say), outlook.py (what one backend says), fleet.py (the live runs), fresh.py (what is new),
-                     workshop.py (tasks made ready), jobrequest.py (a task as a job), saving.py (a cycle as one batch),
+                     workshop.py (tasks made ready), jobrequest.py (a task as a job), saving.py (a cycle as one batch), errands.py (what was
+                     saved, carried out),
                      report.py (what people are told) with standing.py (its words) and objectrow.py (one object's row),
                      aside.py (what takes long, on a thread), housekeeping.py (retention where jobs ran)
     ledger/          the only writer of durable state (SQLite), and its readers

@@ -19,9 +19,8 @@ from typing import ParamSpec, Protocol, TypeVar
 
 import structlog
 
-from reconciler.backends.base import CancelRequest, FileRequest, JobRequest
+from reconciler.aside import aside
 from reconciler.clock import monotonic, utc_now
-from reconciler.core.actions import Cancel, Fetch, Forget, Submit
 from reconciler.core.desired import BackendSpec, OnDelete, Place, Revision, Run, Suspend
 from reconciler.core.observed import BackendView, News
 from reconciler.core.plan import after_restart, new_record, plan, remember
@@ -29,16 +28,16 @@ from reconciler.core.record import Event, RunHead, RunRecord
 from reconciler.core.room import free, share
 from reconciler.core.summary import moves
 from reconciler.core.trigger import Context, Decisions, Gate, Waiting, owed, suspension
+from reconciler.errands import MANY, carry_out
 from reconciler.errors import LedgerCorrupt, LedgerError, LedgerUnwritable, StateLost
 from reconciler.fleet import Fleet, LiveRun, Step, demands, first_in_line, head_of, limits_of
 from reconciler.fresh import Fresh, Gathered, by_run
 from reconciler.housekeeping import Clean
-from reconciler.jobrequest import job_request
 from reconciler.ledger import Ledger
 from reconciler.ledger.rows import StoredRun, UsageChange
 from reconciler.log import EventName
 from reconciler.manifest.assemble import Desired
-from reconciler.outlook import GENERATED_BYTES_MAX, Outlook
+from reconciler.outlook import Outlook
 from reconciler.saving import ObjectChanges, batch_of
 from reconciler.workshop import Workshop
 
@@ -227,14 +226,14 @@ class Controller:
             self._workshop.take([each for outlook in self.outlooks.values() for each in outlook.take_fetched()], self._fleet, self._desired)
         gathered = {name: Gathered.of(outlook) for name, outlook in self.outlooks.items()}
         views = {name: outlook.view(now) for name, outlook in self.outlooks.items()}
-        steps = self._learn(gathered, views, now)
+        steps = await self._beside(self._is_large(gathered), self._learn, gathered, views, now)
         self._make(steps, now)
-        self._send(steps, views, now)
+        await self._beside(self._is_large(gathered), self._send, steps, views, now)
         unowned = frozenset(name for name, outlook in self.outlooks.items() if outlook.unowned)
         self._parts.reporter.backends(views, unowned, {name: outlook.about for name, outlook in self.outlooks.items()})
         used = [change for each in gathered.values() for change in each.used]
         if await self._save(steps, used):
-            self._adopt(steps, gathered)
+            await self._adopt(steps, gathered)
             self._parts.reporter.used({change.run for change in used})
             self._renew()
         elapsed_s = monotonic() - began
@@ -423,7 +422,6 @@ class Controller:
         """Leave a run alone for a while, after a bug. What is new for it stays new."""
         self._broken[run_id] = now + BROKEN_RUN_PAUSE_S
         self._undecided = True
-        self.wake()
 
     def _is_broken(self, run_id: str, now: float) -> bool:
         return self._broken.get(run_id, 0.0) > now
@@ -522,7 +520,16 @@ class Controller:
             self._break(new[0].id, utc_now())
         self.wake()
 
-    def _adopt(self, steps: Mapping[str, Step], gathered: Mapping[str, Gathered]) -> None:
+    def _is_large(self, gathered: Mapping[str, Gathered]) -> bool:
+        """Whether so much is new, or waits to be sent, that planning would hold up the loop."""
+        news = sum(len(each.facts) + len(each.receipts) for each in gathered.values())
+        return news > MANY or any(len(live.record.ready) > MANY for live in self._fleet)
+
+    async def _beside(self, large: bool, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Plan on a thread when that takes long: whatever it reads is changed by nobody but this cycle."""
+        return await aside(call, *args, **kwargs) if large else call(*args, **kwargs)
+
+    async def _adopt(self, steps: Mapping[str, Step], gathered: Mapping[str, Gathered]) -> None:
         """What was planned is saved: it is so now. Do what it asks for."""
         for name, each in gathered.items():
             each.settle(self.outlooks[name], self._broken.keys())
@@ -530,9 +537,11 @@ class Controller:
             for backend, job, expected in self._fleet.apply(step):
                 if outlook := self.outlooks.get(backend):
                     outlook.expect(job, expected)
+            if len(step.changed) > MANY:
+                await asyncio.sleep(0)  # the loop has others to serve
             if step.alters:
                 self._tell(step)
-        self._act([step for step in steps.values() if step.actions or step.look_at])
+        await carry_out([step for step in steps.values() if step.actions or step.look_at], self.outlooks)
         self._workshop.used(steps)
 
     def _tell(self, step: Step) -> None:
@@ -548,37 +557,6 @@ class Controller:
         if head.ended:
             log.info(EventName.RUN_ENDED, run=step.run.id, workflow=step.run.workflow, phase=str(head.phase))
         self._parts.reporter.run(step, self.suspended(step.run))
-
-    def _act(self, steps: Sequence[Step]) -> None:
-        """Carry out what was saved. What comes back arrives as receipts; what does not, the next looks settle."""
-        submits: dict[str, list[JobRequest]] = {}
-        cancels: dict[str, list[CancelRequest]] = {}
-        forgets: dict[str, list[str]] = {}
-        for step in steps:
-            for action in step.actions:
-                match action:
-                    case Submit():
-                        submits.setdefault(action.backend, []).append(self._request(step, action))
-                    case Cancel():
-                        cancels.setdefault(action.backend, []).append(CancelRequest(action.job, action.job_id, action.kill))
-                    case Forget():
-                        forgets.setdefault(action.backend, []).append(action.job)
-                    case Fetch():
-                        working_dir = step.record.known[action.task].working_dir
-                        wanted = FileRequest(action.job, action.path, working_dir, bytes_max=GENERATED_BYTES_MAX + 1)
-                        self.outlooks[action.backend].fetch(wanted)
-            for backend, at in (step.look_at or {}).items():
-                self.outlooks[backend].look_by(at)
-        for name, outlook in self.outlooks.items():
-            outlook.drop(forgets.get(name, ()))
-            if name in cancels:
-                outlook.cancel(cancels[name])
-            if name in submits:
-                outlook.submit(submits[name])
-
-    def _request(self, step: Step, action: Submit) -> JobRequest:
-        login_shell = bool(self.outlooks[action.backend].spec.options.get("login_shell", False))
-        return job_request(step.run, step.record.known[action.task], step.record.tasks[action.task], login_shell)
 
     async def _in_ledger(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `call` on the ledger's own thread: the loop never waits for a disk."""

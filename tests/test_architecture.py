@@ -31,7 +31,7 @@ LAYERS = {
     "sources": 4, "backends": 4, "ledger": 4, "status": 4, "notify": 4,
     "standing": 5, "objectrow": 5, "aside": 5, "housekeeping": 5,
     "controller": 5, "outlook": 5, "fleet": 5, "fresh": 5, "jobrequest": 5, "intake": 5, "report": 5, "saving": 5, "workshop": 5,
-    "web": 5, "agent": 5,
+    "errands": 5, "web": 5, "agent": 5,
     "places": 6, "taking": 6, "consult": 6, "daemon": 6, "cli": 7, "__main__": 8, "__init__": 0,
 }  # fmt: skip
 PURE_STDLIB = {
@@ -62,7 +62,7 @@ CONCRETE = {"backends": {"look", "submit", "cancel", "fetch", "forget"}, "source
 #: The controller and what it is split into: they see only the two base modules.
 LOOP = {
     "aside", "controller", "outlook", "fleet", "fresh", "housekeeping", "jobrequest", "intake", "objectrow", "report", "saving", "standing",
-    "workshop",
+    "workshop", "errands",
 }  # fmt: skip
 #: The composition root: what names concrete classes.
 ROOT = {"daemon", "places"}

@@ -211,6 +211,8 @@ class Sightings:
             known.asked, known.fresh, known.asks = True, True, known.asks + 1
             known.ask_at = now + min(_ASK_AGAIN_MAX_S, _ASK_AGAIN_S * 2.0 ** min(known.asks, 10))
             if row is not None:
+                if row.state is JobState.ENDED and not (known.word and known.word.state is JobState.ENDED):
+                    known.to_read, known.since = True, now  # its records may have been read before it ended: patience begins now
                 known.word = row
                 if row.state is not JobState.ENDED and (known.trail.exit is None or known.trail.interrupted):
                     known.live = row

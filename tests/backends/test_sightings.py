@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from reconciler.backends.dialect import Row
@@ -74,3 +76,16 @@ def test_what_stands_in_an_arrays_folder_is_no_program() -> None:
     assert seen.unknown_arrays(array) == [(RUN, folder)]
     seen.see_members([(RUN, folder)], {folder: {0: name("a"), 1: "x;reboot", 2: f"{'f' * 12}.a.1"}})
     assert [seen.job_of(each) for each in array] == [name("a"), "", ""]
+
+
+def test_a_word_is_believed_only_after_the_records_were_read_again() -> None:
+    """A job that ended while its records had been read, and before the scheduler was asked, is not lost: its records are read once more."""
+    seen, expected = sightings(), expecting("a")
+    seen.see_queue([], expected, NOW - 30.0)  # a look while it was being sent: not there yet
+    seen.see_trails([name("a")], {name("a"): Trail(CLAIM)}, NOW - 30.0)
+    seen.see_queue([], expected, NOW)  # it ran and ended between two looks; its records were read a moment before
+    seen.see_trails([name("a")], {name("a"): Trail(CLAIM)}, NOW)
+    ended = replace(row(state=JobState.ENDED), started_at=NOW, ended_at=NOW)
+    seen.see_words({name("a"): "77"}, [ended], expected, NOW)
+    assert {fact.state for fact in seen.facts(expected, NOW).values()} != {JobState.ENDED}
+    assert seen.to_read(expected, frozenset(), False) == [name("a")]
