@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -43,12 +43,16 @@ from reconciler.hosts.base import Host
 LOOK_TIMEOUT_S = 50.0
 #: One that submits: `sbatch` itself retries for 120 s while the scheduler holds as many jobs as it can.
 SUBMIT_TIMEOUT_S = 240.0
+#: After so long a look asks nothing more that it can do without: it is given up after a minute, with all that it has seen.
+HURRY_S = 20.0
 #: What a cluster allows, and how large the spool is, are asked for so often.
 SITE_S, SIZE_S = 600.0, 3600.0
 #: Accounting is a moment behind: so long is waited for who cancelled a job that ran. Shorter than `Patience.word_s`.
 WHO_S = 3.0
 #: Trails that one program reads.
 _READ_AT_ONCE = 2000
+#: Jobs whose starts one program revokes.
+_CANCELLED_AT_ONCE = 1000
 #: Above so many bytes an answer is taken apart on a thread.
 _LARGE = 20_000
 
@@ -165,7 +169,7 @@ class ClusterBackend(Front):
         """One look, full or a peek. Raises NotOwner, and Unreachable when the host cannot be reached."""
         async with self._looking:
             began_at = utc_now()
-            return await self._look(expected, began_at, self._pace.due(began_at))
+            return await self._look(expected, began_at, self._pace.due(monotonic()))
 
     async def _look(self, expected: Mapping[str, Expected], began_at: float, full: bool) -> Snapshot:
         desk, sightings = self._known
@@ -174,7 +178,7 @@ class ClusterBackend(Front):
         reply = self._whole(await self._ours(lambda mark: far.looked(desk, mark, full), int(full)))
         self._learn_clock(reply, began_at)
         moved = sightings.see_exits(mailed(reply), expected, utc_now())
-        took_s = monotonic() - asked_at
+        took_s = reply.took_s
         await self._empty(desk, sightings.stale_mail((each.partition(" ")[0] for each in reply.all("mail")), expected, self._sending))
         rows: list[Row] = []
         problem = ""
@@ -188,25 +192,26 @@ class ClusterBackend(Front):
                 size = max(len(queue.text), 20 * len(expected))
                 moved |= await self._apart(lambda: sightings.see_queue(rows, expected, utc_now()), size)
                 self._seen.rows = len(rows)
-                await self._ask_site(began_at)
         complete = full and not problem
         await self._read_trails(desk, sightings, expected, complete)
-        if not problem and (full or began_at >= self._words_at + self._place.poll_min_s):
+        hurried = monotonic() > asked_at + HURRY_S  # what was seen must be told before the look is given up
+        if complete and not hurried:
+            await self._ask_site(began_at)
+        if not (problem or hurried) and (full or asked_at >= self._words_at + self._place.poll_min_s):
             await self._ask_words(desk, sightings, expected)
         now = utc_now()
         facts = await self._apart(lambda: sightings.facts(expected, now), 20 * len(expected))
         if moved:
-            self._pace.changed(now)
+            self._pace.changed(monotonic())
+        self._seen.complete = self._seen.complete and not problem
         if complete:
             self._seen.began_at, self._seen.complete = began_at, True
             self._seen.sent = [(at, count) for at, count in self._seen.sent if at >= began_at]
             absent = len(expected) > len(facts)
-            self._pace.looked(now, took_s, absent or any(each.since for each in sightings.known.values()))
+            self._pace.looked(monotonic(), took_s, absent or any(each.since for each in sightings.known.values()))
             await self._sweep(desk, sightings)
             self._collect(desk, now)
             sightings.drop_unseen(expected, frozenset(self._sending))
-        elif problem:
-            self._seen.complete = False
         return Snapshot(
             backend=self._name,
             began_at=self._seen.began_at or began_at,
@@ -217,7 +222,7 @@ class ClusterBackend(Front):
             room=self._room(),
             scheduler_started_at=self._started_at(),
             forgotten=frozenset(sightings.forgotten),
-            again_s=self._pace.again_s(now, bool(expected)),
+            again_s=self._pace.again_s(monotonic(), bool(expected)),
             usage=self._accounts.taken(),
             about=self._about(now),
         )
@@ -232,9 +237,9 @@ class ClusterBackend(Front):
             self._sending.difference_update(job.job for job in jobs)
 
     async def _submit(self, jobs: Sequence[JobRequest]) -> Sequence[Receipt]:
-        desk, _ = self._known
-        assert self._dispatch is not None
         try:
+            desk, _ = self._known
+            assert self._dispatch is not None
             terms = Terms(desk, self._place.instance, self._umask, self._array_most(), self._site or Site())
             receipts = await self._dispatch.send(jobs, terms)
         except NotOwner:
@@ -244,11 +249,14 @@ class ClusterBackend(Front):
         now = utc_now()
         if sent := sum(receipt.answer in (Answer.ACCEPTED, Answer.UNKNOWN) for receipt in receipts):
             self._seen.sent.append((now, sent))
-            self._pace.changed(now)
+            self._pace.changed(monotonic())
         return receipts
 
     async def cancel(self, jobs: Sequence[CancelRequest]) -> Sequence[Receipt]:
         """Revoke each start; end what has started if asked to, and whatever still waits, after its identity has been verified."""
+        return [receipt for part in _parts(jobs, _CANCELLED_AT_ONCE) for receipt in await self._cancel(part)]
+
+    async def _cancel(self, jobs: Sequence[CancelRequest]) -> Sequence[Receipt]:
         desk, sightings = self._known
         valid = {job.job: job for job in jobs if parse_job_name(job.job)}
         try:
@@ -268,14 +276,14 @@ class ClusterBackend(Front):
         told = {receipt.job for receipt in receipts}
         receipts += [Receipt(job.job, Answer.UNKNOWN, utc_now(), reason="no answer") for job in jobs if job.job not in told]
         await self._end(desk, sightings, ids)
-        self._pace.changed(utc_now())
+        self._pace.changed(monotonic())
         return receipts
 
     async def _end(self, desk: far.Desk, sightings: Sightings, ids: Mapping[str, str]) -> None:
         """End the jobs with these ids, if each is still the job that it was. What fails is tried again: the core tells it again."""
         ordered = list(ids)
         for part in (ordered[first : first + 500] for first in range(0, len(ordered), 500)):
-            reply = await self._ours(lambda mark, part=part: far.explained(desk, mark, part, False), 1)  # type: ignore[misc]
+            reply = await self._ours(lambda mark, part=part: far.explained(desk, mark, part), 1)  # type: ignore[misc]
             asked = reply.asked.get("jobs")
             rows = self._dialect.read_rows(reply.mark, asked.text) if asked else []
             ours = [row.job_id for row in rows if sightings.job_of(row) == ids.get(row.job_id)]
@@ -377,8 +385,16 @@ class ClusterBackend(Front):
         return await self._ours(make, calls, SUBMIT_TIMEOUT_S, large=True)
 
     async def _apart(self, work: Callable[[], T], size: int) -> T:
-        """Do something that takes long for a large `size` on a thread."""
-        return await asyncio.to_thread(work) if size > _LARGE else work()
+        """Do something that takes long for a large `size` on a thread. A look that is given up waits for it: two must not change what was
+        seen at the same time."""
+        if size <= _LARGE:
+            return work()
+        thread = asyncio.ensure_future(asyncio.to_thread(work))
+        try:
+            return await asyncio.shield(thread)
+        except asyncio.CancelledError:
+            await asyncio.wait([thread])
+            raise
 
     def _learn_clock(self, reply: Reply, began_at: float) -> None:
         _, sightings = self._known
@@ -401,16 +417,17 @@ class ClusterBackend(Front):
         wanted = await self._apart(lambda: sightings.to_ask(expected, utc_now()), 20 * len(expected))
         jobs = list(wanted)
         for part in (jobs[first : first + 500] for first in range(0, len(jobs), 500)):
-            self._words_at = utc_now()  # between two questions is the floor, however many jobs a peek sees fail
+            self._words_at = monotonic()  # between two questions is the floor, however many jobs a peek sees fail
             asked = {job: wanted[job] for job in part}
             ids = list(asked.values())
-            reply = await self._ours(lambda mark, ids=ids: far.explained(desk, mark, ids, False), 1)  # type: ignore[misc]
+            reply = await self._ours(lambda mark, ids=ids: far.explained(desk, mark, ids), 1)  # type: ignore[misc]
             told = reply.asked.get("jobs")
             if told is None or told.code:
-                return  # asked again by the next look
+                sightings.postpone(part, utc_now())
+                return
             rows = self._dialect.read_rows(reply.mark, told.text)
-            missing = [job_id for job_id in ids if job_id not in {row.job_id for row in rows}]
             rows += await self._ask_more(desk, sightings, asked, rows)
+            missing = set(ids) - {row.job_id for row in rows}
             sightings.see_words(self._settled(sightings, asked, rows), rows, expected, utc_now())
             if missing:
                 self._site_at = 0.0  # a scheduler that restarted may have forgotten them: when did it start?
@@ -554,3 +571,7 @@ class ClusterBackend(Front):
         """Where a job's standard output is, for people: `host:path`."""
         root = self._desk.root if self._desk else f"{self._place.spool}/{self._place.instance}"
         return f"{self._host.where}:{root}/runs/{job.partition('.')[0]}/{job}/out"
+
+
+def _parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[first : first + size] for first in range(0, len(items), size))

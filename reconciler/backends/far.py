@@ -79,7 +79,9 @@ root={shell_path(spool)}/{quote(instance)}
 say root "$root"
 if [ -d "$root" ]; then
   cd -- "$root" && say root "$(pwd -P)"
-  held=; {{ read -r held <owner; }} 2>/dev/null && say held "$held"
+  held=; {{ read -r held <owner; }} 2>/dev/null
+  [ -z "$held" ] || say held "$held"
+  [ -n "$held" ] || [ ! -e owner ] || say unreadable # it is somebody's, and not nobody's
 fi
 say end
 """
@@ -91,6 +93,7 @@ def own(mark: str, root: str, held: str, owner: Owner) -> str:
 out=$(mkdir -p -- {quote(root)}/runs {quote(root)}/exits 2>&1) || {{ one_line; say failed "$text"; exit; }}
 cd -- {quote(root)} || exit
 now=; {{ read -r now <owner; }} 2>/dev/null
+[ -n "$now" ] || [ ! -e owner ] || {{ say failed "its owner's record cannot be read"; exit; }}
 [ "$now" = {quote(held)} ] || {{ say owner "$now"; exit; }}
 put() {{ printf '%s\\n' {quote(owner.text().strip())} >owner.$$ && mv -f owner.$$ owner; }}
 out=$(put 2>&1) || {{ one_line; say failed "$text"; exit; }}
@@ -202,10 +205,9 @@ ended=
     )
 
 
-def explained(desk: Desk, mark: str, jobs: Sequence[str], accounts: bool) -> str:
-    """What the scheduler remembers of these job ids, and with `accounts` what its accounting does."""
-    body = asked(desk.dialect.jobs(mark, jobs), mark, "jobs")
-    return desk.program(mark, body + (asked(desk.dialect.accounts(mark, jobs), mark, "accounts") if accounts else ""))
+def explained(desk: Desk, mark: str, jobs: Sequence[str]) -> str:
+    """What the scheduler remembers of these job ids."""
+    return desk.program(mark, asked(desk.dialect.jobs(mark, jobs), mark, "jobs"))
 
 
 def said(desk: Desk, mark: str, jobs: Sequence[tuple[str, str, int]]) -> str:
@@ -249,8 +251,11 @@ def submitted(desk: Desk, mark: str, parcels: Sequence[Parcel], step: str) -> st
         in <array> <index>          a member that was claimed          stop <class>         nothing after this was claimed
     """
     runs = {parcel.batch.jobs[0].run for parcel in parcels}
-    folders = [folder for parcel in parcels for folder in _folders(parcel.batch)]
-    making = "".join(f'[ -n "$why" ] || why=$(mkdir -p -- {" ".join(part)} 2>&1)\n' for part in _parts(folders, 500))
+    making = "".join(
+        f'[ -n "$why" ] || [ -e runs/{run}/closed ] || why=$(mkdir -p -- {" ".join(part)} 2>&1)\n'
+        for run in sorted(runs)
+        for part in _parts([each for parcel in parcels if parcel.batch.jobs[0].run == run for each in _folders(parcel.batch)], 500)
+    )
     closed = "".join(f"[ ! -e runs/{run}/closed ] || closed=\"$closed {run} \"\n" for run in sorted(runs))
     head = _sender(desk, step) + f"closed= why= stop= limits=0\n{closed}{making}"
     return desk.program(mark, head + "".join(_parcel(desk, each) for each in parcels) + '[ -z "$stop" ] || say "stop $stop"\n')

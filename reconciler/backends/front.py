@@ -195,6 +195,7 @@ class Front:
             self._calls.add(utc_now(), calls)
         outcome = await self._host.run(program, timeout_s)
         reply = await asyncio.to_thread(Reply, mark, outcome.out) if len(outcome.out) > 20_000 else Reply(mark, outcome.out)
+        reply.took_s = outcome.elapsed_s
         if not reply.lines:
             words = outcome.err.decode(errors="replace").strip()[-300:] or f"exit code {outcome.code}"
             if outcome.code == CUT_SHORT_EXIT:
@@ -222,7 +223,9 @@ class Front:
         reply = await self._talk(lambda mark: far.survey(mark, self._spool, self._instance), _TIMEOUT_S, 0)
         roots = list(reply.all("root"))
         if not roots or not reply.has("end"):
-            raise Unreachable(f"{self._host.where} gave no answer that can be understood")
+            raise Unreachable(f"{self._host.where} gave no answer that can be understood; `reconciler check` tells more")
+        if reply.has("unreadable"):
+            raise Unreachable(f"{roots[-1]}/owner on {self._host.where} is there and cannot be read: look what is wrong with that file")
         if "\\" in roots[-1]:  # Slurm then expands no pattern in a path, and all elements of an array would write to one file
             raise Unreachable(f"the spool {roots[-1]} on {self._host.where} has a backslash in its path: choose another `spool`")
         clock = seconds(reply.first("clock") or "")

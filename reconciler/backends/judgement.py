@@ -34,10 +34,12 @@ _REFUSAL_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long is waited for more evidence, in seconds."""
+    """How long is waited for more evidence, in seconds: for the scheduler's word; for an exit record where the scheduler says how it
+    ended; for any record before a job is called lost, which must outlast what a network file system remembers (acdirmax: 60 s)."""
 
     word_s: float = 15.0
     record_s: float = 5.0
+    lost_s: float = 65.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +213,11 @@ def _ended(evidence: Evidence, word: Row, now: float, patience: Patience) -> Job
     if was_refused_by_its_node(trail, word):
         return replace(fact, cause=Cause.NODE_FAIL, reason="its node did not start it, and the scheduler took it away")
     if word.cause is None:
-        return _succeeded(fact, start, word)
-    if word.cause is Cause.EXIT:
-        return _unexplained(fact, evidence, word)
+        fact = _succeeded(fact, start, word)
+    elif word.cause is Cause.EXIT:
+        fact = _unexplained(fact, evidence, word)
+    if fact.cause is Cause.LOST and now < evidence.since + patience.lost_s:
+        return _waiting(evidence, word.job_id, "the scheduler says that it has ended, and it left no record so far")
     return fact
 
 

@@ -38,6 +38,7 @@ class Reply:
         self.lines: list[tuple[str, str]] = []
         self.noise: list[str] = []
         self.asked: dict[str, Asked] = {}
+        self.took_s = 0.0  # from handing the program over to its end
         self._take(out.decode(errors="replace"))
 
     def _take(self, text: str) -> None:
@@ -81,7 +82,6 @@ class Trail:
     starts: tuple[Start, ...] = ()
     exit: FarExit | Garbled | None = None
     ended_at: float | None = None
-    fenced: bool = False
     cancel: bool = False
 
     @property
@@ -111,7 +111,6 @@ class _Building:
     starts: dict[int, str] = field(default_factory=dict)
     exit: str | None = None
     ended_at: float | None = None
-    fenced: bool = False
     cancel: bool = False
 
     def trail(self) -> Trail:
@@ -121,7 +120,6 @@ class _Building:
             starts=tuple(parse_far_start(self.starts[number]) for number in sorted(self.starts)),
             exit=parse_far_exit(self.exit) if self.exit is not None else None,
             ended_at=self.ended_at,
-            fenced=self.fenced,
             cancel=self.cancel,
         )
 
@@ -135,7 +133,7 @@ def trails(reply: Reply) -> dict[str, Trail]:
         if word == "exited":
             building.setdefault(job.rpartition("/")[2], _Building()).ended_at = seconds(line)
             continue
-        if word not in ("claim", "start", "exit", "fenced", "cancel"):
+        if word not in ("claim", "start", "exit", "cancel"):
             continue
         one = building.setdefault(job, _Building())
         if word == "claim" and number.isdecimal():
@@ -144,8 +142,6 @@ def trails(reply: Reply) -> dict[str, Trail]:
             one.starts.setdefault(int(number), text)
         elif word == "exit" and one.exit is None:
             one.exit = line
-        elif word == "fenced":
-            one.fenced = True
         elif word == "cancel":
             one.cancel = True
     return {job: each.trail() for job, each in building.items()}

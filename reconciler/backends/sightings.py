@@ -23,6 +23,8 @@ from reconciler.core.observed import Expected, JobFact, JobState
 _SUBMITTED_SLACK_S = 120.0
 #: A question that the scheduler could not answer is asked again after 0.3, 0.6, 1.2 … seconds, up to this.
 _ASK_AGAIN_S, _ASK_AGAIN_MAX_S = 0.3, 20.0
+#: Above so many arrays, those are let go of which nothing lives.
+_ARRAYS_KEPT = 200
 #: A job whose end was told is still in the queue for a moment, and is nobody's stray.
 _TOLD_S = 900.0
 #: So many jobs are remembered whose mail was taken away unread; the others are found by the next full look.
@@ -203,10 +205,13 @@ class Sightings:
         for job, job_id in asked.items():
             known = self._of(job)
             row = by_id.get(job_id)
-            if row is not None and self.job_of(row) != job:
-                self.forgotten.add(job)
-                row = None
-            if row is not None and self._chosen(job, [row], expected.get(job)) is None:
+            if row is not None and (other := self.job_of(row)) != job:
+                if not other and _may_be(known, row):
+                    row = replace(row, state=JobState.UNKNOWN, reason=f"a job with its id is there, under another name ({row.name[:80]})")
+                else:
+                    self.forgotten.add(job)
+                    row = None
+            if row is not None and row.state is not JobState.UNKNOWN and self._chosen(job, [row], expected.get(job)) is None:
                 row = None
             known.asked, known.fresh, known.asks = True, True, known.asks + 1
             known.ask_at = now + min(_ASK_AGAIN_MAX_S, _ASK_AGAIN_S * 2.0 ** min(known.asks, 10))
@@ -214,10 +219,17 @@ class Sightings:
                 if row.state is JobState.ENDED and not (known.word and known.word.state is JobState.ENDED):
                     known.to_read, known.since = True, now  # its records may have been read before it ended: patience begins now
                 known.word = row
-                if row.state is not JobState.ENDED and (known.trail.exit is None or known.trail.interrupted):
+                if row.state not in (JobState.ENDED, JobState.UNKNOWN) and (known.trail.exit is None or known.trail.interrupted):
                     known.live = row
             elif known.word is not None and known.word.state is not JobState.ENDED:
                 known.word = None  # it was alive when it was last heard of, and is not known any more: that is no news of a living job
+
+    def postpone(self, jobs: Iterable[str], now: float) -> None:
+        """The scheduler could not be asked about these: not again at once."""
+        for job in jobs:
+            known = self._of(job)
+            known.asks += 1
+            known.ask_at = now + min(_ASK_AGAIN_MAX_S, _ASK_AGAIN_S * 2.0 ** min(known.asks, 10))
 
     def see_said(self, said: Mapping[str, str]) -> None:
         """What the scheduler wrote into the output of jobs."""
@@ -261,11 +273,11 @@ class Sightings:
         return [(run, folder) for folder, run in found.items()]
 
     def to_ask(self, expected: Mapping[str, Expected], now: float) -> dict[str, str]:
-        """Jobs whose end the scheduler may explain, with the id to ask by."""
+        """Jobs whose end is suspected and may be explained by the scheduler, with the id to ask by."""
         found = {}
         for job, each in expected.items():
             known = self.known.get(job)
-            if known is None or known.to_read or now < known.ask_at or not needs_word(self._evidence(known)):
+            if known is None or not known.since or known.to_read or now < known.ask_at or not needs_word(self._evidence(known)):
                 continue
             if job_id := known.job_id or each.job_id or self._element_id(known):
                 found[job] = job_id
@@ -341,6 +353,13 @@ class Sightings:
         """Let go of what nobody expects and no queue shows."""
         for job in [job for job, known in self.known.items() if job not in expected and job not in sending and known.live is None]:
             del self.known[job]
+        if len(self.arrays) > _ARRAYS_KEPT:  # who was in one can be read again
+            self.arrays = {
+                folder: members
+                for folder, members in self.arrays.items()
+                if any(job in self.known or job in sending for job in members.values())
+            }
+            self._alien.clear()
 
     # How
 
@@ -393,6 +412,13 @@ class Sightings:
         if expected is None or not expected.claimed_at or row.submitted_at is None:
             return True
         return row.submitted_at - self.skew_s >= expected.claimed_at - _SUBMITTED_SLACK_S
+
+
+def _may_be(known: Known, row: Row) -> bool:
+    """Whether a live job of another name, which is no other job of ours, may be this one, renamed: it has the id that took the start. It
+    may as well be a stranger to whom a restarted scheduler gave that id; so this is no verdict either way."""
+    taken = any(isinstance(start, JobStart) and start.job_id == row.job_id for start in known.trail.starts)
+    return taken and row.state in (JobState.QUEUED, JobState.RUNNING)
 
 
 def _is_alive(known: Known) -> bool:

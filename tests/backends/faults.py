@@ -93,7 +93,7 @@ class Login:
         """A backend as a new daemon would make it, through `host`, by default `self.host()`. It asks soon what ended jobs used."""
         self._epoch += 1
         place = ClusterPlace(
-            str(self.spool), self.instance, array, poll_min_s=poll[0], poll_max_s=poll[1], patience=Patience(5.0, 1.0), accounts=rhythm
+            str(self.spool), self.instance, array, poll_min_s=poll[0], poll_max_s=poll[1], patience=Patience(5.0, 1.0, 1.0), accounts=rhythm
         )
         made = ClusterBackend("hpc", host or self.host(), Slurm(**words), place, Owner("ledger-1", self._epoch), lambda: None)
         await self.keep(made).own()
@@ -280,8 +280,8 @@ class Loop:
         await self.until(lambda: self.ended, "the end", deadline_s)
 
     def hurry(self) -> None:
-        """What waits before it is sent again may be sent now: minutes pass."""
-        tasks = {name: each._replace(not_before=0.0) for name, each in self.record.tasks.items()}
+        """What waits before it is sent, or told, again may be so now: minutes pass."""
+        tasks = {name: each._replace(not_before=0.0, told_at=0.0) for name, each in self.record.tasks.items()}
         self.record = replace(remember(self.run, tasks, self.record.cancelled, self.record.dropped))
 
     def _told(self) -> str:

@@ -55,7 +55,7 @@ class OnSlurm(Far):
         return SshHost(place, Tuning(retry_first_s=0.01, retry_max_s=0.1))
 
     async def open(self, ledger: str = "ledger-1", epoch: int = 1) -> ClusterBackend:
-        place = ClusterPlace(str(self.spool), self.instance, self.array, poll_min_s=0.2, poll_max_s=1.0, patience=Patience(5.0, 1.0))
+        place = ClusterPlace(str(self.spool), self.instance, self.array, poll_min_s=0.2, poll_max_s=1.0, patience=Patience(5.0, 1.0, 1.0))
         backend = ClusterBackend("hpc", self.host(), Slurm(), place, Owner(ledger, epoch), self.changed)
         self.opened.append(backend)
         await backend.own()
