@@ -174,6 +174,14 @@ class Faults:
         self._way.mend()
 
 
+def let_nodes_tell(cluster: Cluster) -> None:
+    """Start each slurmd anew: it tells which jobs its node has. A slurmctld that was killed believes of others that they run there, and
+    would be told only minutes later. Jobs go on."""
+    for number in range(1, cluster.nodes + 1):
+        cluster.control("term", f"slurmd:n{number}")
+        cluster.control("start", f"slurmd:n{number}")
+
+
 def _submitting(cluster: Cluster) -> list[int]:
     """The submit commands that the main user of this cluster runs now."""
     user, configured = pwd.getpwnam(cluster.user).pw_uid, f"SLURM_CONF={cluster.slurm_conf}\0".encode()

@@ -8,14 +8,17 @@ the spool show; what does not fit is a breach, named.
 from __future__ import annotations
 
 import re
+import signal
 import sqlite3
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 #: A look that had begun before an exit record was written may take so long to become an event, on a slow machine, in seconds.
 LOOK_S = 15.0
 _LINE = re.compile(r"([0-9]+) (began|ended) ([0-9]+\.[0-9]+)")
+_EXIT = re.compile(r"exit 1 ([0-9]+) .* end\n")
 _FINAL = ("succeeded", "failed", "lost", "skipped", "cancelled")
 
 
@@ -44,16 +47,29 @@ class Attempt:
         """Whether a job took the start."""
         return self.start.startswith("start 1 job ")
 
+    @property
+    def was_killed(self) -> bool:
+        """Whether a signal ended it half-way: what becomes of jobs that run and that a restarted slurmctld does not know."""
+        return self.exit in (128 + signal.SIGKILL, 128 + signal.SIGTERM) and not self.ended
+
+
+class Left(NamedTuple):
+    """Why an attempt was given up (unsent, failed or lost, or how its task ended), when, and in which words."""
+
+    why: str
+    at: float
+    words: str
+
 
 @dataclass(frozen=True)
 class Told:
-    """What the ledger says of a task. `left` holds for each attempt that was given up why: unsent, failed or lost; and when."""
+    """What the ledger says of a task. `left` holds each attempt but the last."""
 
     state: str
     attempt: int
     reason: str
     since: float
-    left: dict[int, tuple[str, float]]
+    left: dict[int, Left]
 
 
 @dataclass
@@ -69,12 +85,12 @@ def read_ledger(path: Path) -> dict[str, Told]:
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
         names = dict(connection.execute("SELECT id, workflow FROM runs"))
-        left: dict[tuple[str, str], dict[int, tuple[str, float]]] = {}
+        left: dict[tuple[str, str], dict[int, Left]] = {}
         events = "SELECT run, task, name, message, at FROM events WHERE name IN ('SubmissionLost', 'TaskWaiting') ORDER BY seq"
         for run, task, name, message, at in connection.execute(events):
             given_up = left.setdefault((run, task), {})
             if why := _why(name, message):
-                given_up[len(given_up) + 1] = why, at
+                given_up[len(given_up) + 1] = Left(why, at, message)
         rows = connection.execute("SELECT run, task, state, attempt, reason, since FROM tasks").fetchall()
     finally:
         connection.close()
@@ -123,8 +139,9 @@ def _read_records(folder: Path, attempt: Attempt) -> None:
     attempt.restarted = (folder / "start.1").exists()
     attempt.fenced = (folder / "fenced").exists()
     attempt.arrays = [path.read_text().split()[5] for path in folder.glob("claim.*")]
-    if ended.exists():
-        attempt.exit, attempt.exit_at = int(ended.read_text().split()[2]), ended.stat().st_mtime
+    # a job that is killed while it writes its exit record leaves half of it, which nobody may believe
+    if ended.exists() and (match := _EXIT.fullmatch(ended.read_text())):
+        attempt.exit, attempt.exit_at = int(match[1]), ended.stat().st_mtime
 
 
 def judge(wanted: dict[str, Want], told: dict[str, Told], attempts: dict[str, dict[int, Attempt]], verdict: Verdict) -> None:
@@ -147,14 +164,15 @@ def _task(want: Want, told: Told, attempts: dict[int, Attempt], seen: Counter[st
     wrong += [f"attempt {number} is not in the ledger" for number in attempts if number > told.attempt]
     for number in range(1, told.attempt + 1):
         attempt = attempts.get(number, Attempt())
-        why, at = told.left.get(number, (told.state, told.since))
-        wrong += [f"attempt {number} ({why}): {words}" for words in (*_sane(attempt), *_CHECKS.get(why, _open)(attempt, at))]
-        _count(attempt, why, seen)
+        left = told.left.get(number, Left(told.state, told.since, told.reason))
+        wrong += [f"attempt {number} ({left.why}): {words}" for words in (*_sane(attempt), *_CHECKS.get(left.why, _open)(attempt, left.at))]
+        _count(attempt, left, seen)
     wrong += _in_turn(told, attempts, seen)
-    failures = sum(why == "failed" for why, _ in told.left.values())
+    failures = sum(left.why == "failed" and not attempts[number].was_killed for number, left in told.left.items() if number in attempts)
+    killed = told.attempt in attempts and attempts[told.attempt].was_killed
     if told.state == "succeeded" and failures != (want.fails or 0):
         wrong.append(f"it was to fail {want.fails} times and did {failures} times")
-    if told.state == "failed" and want.fails is not None:
+    if told.state == "failed" and want.fails is not None and not killed:
         wrong.append(f"it was not to fail: {told.reason}")
     if told.state == "succeeded" and want.fails is None:
         wrong.append("it cannot succeed")
@@ -213,25 +231,27 @@ _CHECKS = {"succeeded": _succeeded, "failed": _failed, "lost": _lost, "unsent": 
 def _in_turn(told: Told, attempts: dict[int, Attempt], seen: Counter[str]) -> list[str]:
     """No attempt begins while an earlier one is at work, unless that one is lost: then nobody can know."""
     wrong = []
-    for number, (why, _) in told.left.items():
+    for number, left in told.left.items():
         times = [at for each in (attempts.get(number),) if each for at in (*each.began, *each.ended)]
         later = [at for after, each in attempts.items() if after > number for at in each.began]
         if times and later and min(later) < max(times):
-            if why == "lost":
+            if left.why == "lost":
                 seen["overlaps after a loss"] += 1
             else:
                 wrong.append(f"attempt {number} was at work when the next one began")
     return wrong
 
 
-def _count(attempt: Attempt, why: str, seen: Counter[str]) -> None:
+def _count(attempt: Attempt, left: Left, seen: Counter[str]) -> None:
     seen["attempts"] += 1
     seen["lines"] += len(attempt.began)
     seen["starts"] += attempt.worked
     seen["exit records"] += attempt.exit is not None
     seen["late twins fenced"] += attempt.fenced
+    seen["ended by a signal"] += attempt.was_killed
     seen["sent in arrays"] += sum(array != "-" for array in attempt.arrays)
     seen["sent alone"] += attempt.arrays.count("-")
-    if why in ("unsent", "lost"):
-        seen[{"unsent": "submissions lost, sent again", "lost": "started and lost"}[why]] += 1
-    seen["lost, and finished all the same"] += why == "lost" and attempt.exit == 0
+    if left.why in ("unsent", "lost"):
+        seen[{"unsent": "submissions lost, sent again", "lost": "started and lost"}[left.why]] += 1
+        seen[f"… {left.words.partition('; trying again')[0]}"] += 1
+    seen["lost, and finished all the same"] += left.why == "lost" and attempt.exit == 0
