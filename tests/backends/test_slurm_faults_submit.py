@@ -58,12 +58,13 @@ async def there(slurm: Cluster, shared_folder: Path) -> AsyncIterator[Login]:
         yield made
 
 
-@pytest.mark.parametrize("array", ["never", "auto"])
 @pytest.mark.parametrize(("fault", "answer"), STRANGE)
-async def test_a_strange_answer(there: Login, fault: str, answer: Answer, array: str) -> None:
-    """Whatever sbatch makes of its first answer, one job of each task runs; what was accepted is adopted as the same attempt."""
-    names = ["a", "b", "c"]
-    loop = Loop.of(await there.backend(array), *(task(name, there.marked(name)) for name in names))
+async def test_a_strange_answer(there: Login, fault: str, answer: Answer) -> None:
+    """Whatever sbatch makes of its first answer, one job of each task runs; what was accepted is adopted as the same attempt. Three of
+    the tasks are an array, and one asks for something else."""
+    names = ["a", "b", "c", "alone"]
+    asked = {"alone": replace(SMALL, memory_mb=17)}
+    loop = Loop.of(await there.backend("auto"), *(task(name, there.marked(name), resources=asked.get(name, SMALL)) for name in names))
     there.wrappers.fault("sbatch", fault, times=1)
     await loop.until(lambda: bool(loop.answers), "an answer")
     assert loop.answers[0].answer is answer
