@@ -104,8 +104,8 @@ def _wrapper(request: JobRequest, layout: Layout) -> str:
 folder={quote(layout.folder)}
 {_finish(request, layout)}umask 077
 trap : HUP INT QUIT TERM # not ignored, or the command would ignore them too; the wrapper lives on to write the exit record
-what=command again=
-{_interruptible(request, layout)}cd -- "$folder" || exit {FENCED_EXIT}
+again=
+{_trap(request, layout)}cd -- "$folder" || exit {FENCED_EXIT}
 {layout.identify}
 leave() {{
   {{ echo "fenced 1 $me end" >fenced; }} 2>/dev/null
@@ -121,21 +121,32 @@ set +C
 {enter}{opened}shell=/bin/bash
 [ -x "$shell" ] || shell=/bin/sh
 {shell} "$folder/script" body {streams}
-finish $? $what
+{_ended(request, layout)}
 }}
 """
 
 
-def _interruptible(request: JobRequest, layout: Layout) -> str:
-    """Shell text for a job that its scheduler may start again: the end of its command after TERM may not be the end of the job."""
-    return f"trap what={INTERRUPTED} TERM\n" if request.requeue and layout.count else ""
+def _is_restartable(request: JobRequest, layout: Layout) -> bool:
+    """Whether its scheduler may start it again: then the end of its command after TERM may not be the end of the job."""
+    return bool(request.requeue and layout.count)
+
+
+def _trap(request: JobRequest, layout: Layout) -> str:
+    return f"what=command\ntrap what={INTERRUPTED} TERM\n" if _is_restartable(request, layout) else ""
+
+
+def _ended(request: JobRequest, layout: Layout) -> str:
+    """Shell text of the end. TERM may reach the command, and end it, before it reaches us: so any signal is taken for that."""
+    if not _is_restartable(request, layout):
+        return "finish $? command"
+    return f'code=$?\n[ "$code" -le 128 ] || what={INTERRUPTED}\nfinish "$code" "$what"'
 
 
 def _restarted(request: JobRequest, layout: Layout) -> str:
     """Shell text that sets `start` to the start record to be taken. Each restart by the scheduler takes one of its own, unless an earlier
     one is not the very job's (it was revoked, or is a twin's), or the job has ended for good or was to be ended meanwhile. It takes the
     earlier ones, too, where a former start did not come so far (its node failed): nobody may revoke the first while a later one runs."""
-    if not (request.requeue and layout.count):
+    if not _is_restartable(request, layout):
         return "start=start.0\n"
     return f"""count={layout.count} before=0
 [ ! -e cancel ] || leave

@@ -72,7 +72,7 @@ class Login:
         self._lines.chmod(0o777)
         self._opened: list[ClusterBackend] = []
         self._epoch = 0
-        self._hurried: set[str] = set()
+        self._put_back: dict[str, float] = {}
 
     @property
     def root(self) -> Path:
@@ -144,10 +144,11 @@ class Login:
     def start_now(self, job_id: str) -> None:
         """One that was put back into the queue waits two seconds, not two minutes; nothing happens while Slurm still ends its first start.
         Not less: a node takes no job whose credential it revoked in the same second."""
-        told = self.cluster.run(["squeue", "-h", "-j", job_id, "-o", "%T %r %V"], "root").stdout.strip()
-        if told.startswith("PENDING BeginTime ") and told not in self._hurried:
-            self._hurried.add(told)
-            self.cluster.run(["scontrol", "update", f"JobId={job_id}", "StartTime=now+2"], "root")
+        told = self.cluster.run(["squeue", "-h", "-j", job_id, "-o", "%T %r"], "root").stdout.strip()
+        if told != "PENDING BeginTime":
+            self._put_back.pop(job_id, None)
+        elif monotonic() > self._put_back.setdefault(job_id, monotonic()) + 2:
+            self.cluster.run(["scontrol", "update", f"JobId={job_id}", "StartTime=now"], "root")
 
     async def close(self) -> None:
         for each in self._opened:
