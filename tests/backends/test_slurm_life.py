@@ -172,10 +172,12 @@ async def test_ended_runs_are_cleaned_away(there: Login) -> None:
     backend = await there.backend("auto", scheduler_args=HOLD)
     await look(backend)
     ended = [in_run(OVER, "single"), *(in_run(ARRAY, f"t{number}") for number in range(3))]
-    await sent(backend, *ended)
+    ids = await sent(backend, *ended)
     names = [each.job for each in ended]
     await looks_until(backend, lambda each: len(each.facts) == 4 and all(map(_over, each.facts.values())), *names)
-    await sent(backend, in_run(ALIVE, "a", there.held("a")), in_run(QUEUED, "a", resources=HELD), in_run(QUEUED, "b", resources=HELD))
+    await gone_from_queue(there, *ids.values())
+    alive = await sent(backend, in_run(ALIVE, "a", there.held("a")))
+    await sent(backend, in_run(QUEUED, "a", resources=HELD), in_run(QUEUED, "b", resources=HELD))
     await until(lambda: there.ran["a"] == 1, "it runs")
     before = sorted(each.name for each in (there.root / "runs").iterdir())
     assert sorted(await backend.clean([OVER, ARRAY, ALIVE, QUEUED, "e" * 12])) == [OVER, ARRAY, "e" * 12]
@@ -187,9 +189,14 @@ async def test_ended_runs_are_cleaned_away(there: Login) -> None:
     assert [each.name for each in (there.root / "exits").iterdir()] == []
     there.release("a")
     await looks_until(backend, lambda each: f"{ALIVE}.a.1" in each.facts and _over(each.facts[f"{ALIVE}.a.1"]), f"{ALIVE}.a.1")
-    while not await backend.clean([ALIVE]):  # Slurm lets go of a job some moments after its end
-        await looks_until(backend, lambda _: True)
+    await gone_from_queue(there, *alive.values())
+    assert await backend.clean([ALIVE]) == [ALIVE]
     assert [each.name for each in (there.root / "runs" / ALIVE).iterdir()] == ["closed"]
+
+
+async def gone_from_queue(there: Login, *ids: str) -> None:
+    """Slurm lets go of a job some moments after it has ended."""
+    await until(lambda: not {row[0] for row in there.jobs()} & set(ids), "they are gone from the queue")
 
 
 def _over(fact: JobFact) -> bool:
@@ -203,14 +210,16 @@ async def test_a_late_job_of_a_cleaned_run(there: Login, array: str) -> None:
     that run be sent."""
     backend = await there.backend(array)
     await look(backend)
-    await sent(backend, request("a", there.marked("a")), request("b", there.marked("b")))
-    await end_all(backend, [job("a"), job("b")])
+    names = [job("a"), job("b")]
+    ids = await sent(backend, request("a", there.marked("a")), request("b", there.marked("b")))
+    await end_all(backend, names)
     scripts = [path for path in (there.root / "runs" / RUN).glob("*/script") if array == "never" or path.parent.name.startswith("+")]
     copies = []
     for number, path in enumerate(sorted(scripts)):
         copies.append(there.work / f"script.{number}")
         shutil.copy(path, copies[-1])
         copies[-1].chmod(0o644)
+    await gone_from_queue(there, *ids.values())
     assert await backend.clean([RUN]) == [RUN]
     index = ["--array=0"] if array == "auto" else []
     for copy in copies:
