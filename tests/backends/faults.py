@@ -41,6 +41,7 @@ RUN = "0123456789ab"
 DEADLINE_S = 30.0
 SMALL = Resources(memory_mb=16)
 _SOON = Rhythm(first_s=1.5, between_s=2.0, silent_max_s=2.0)
+_HASTY = Patience(5.0, 1.0, 1.0)
 
 
 def task(name: str, command: str = "true", **fields: Any) -> Task:
@@ -89,12 +90,18 @@ class Login:
         return self.root / "runs" / RUN / job(name, attempt)
 
     async def backend(
-        self, array: str = "never", host: Host | None = None, poll: tuple[float, float] = (0.2, 0.5), rhythm: Rhythm = _SOON, **words: Any
+        self,
+        array: str = "never",
+        host: Host | None = None,
+        poll: tuple[float, float] = (0.2, 0.5),
+        patience: Patience = _HASTY,
+        rhythm: Rhythm = _SOON,
+        **words: Any,
     ) -> ClusterBackend:
         """A backend as a new daemon would make it, through `host`, by default `self.host()`. It asks soon what ended jobs used."""
         self._epoch += 1
         place = ClusterPlace(
-            str(self.spool), self.instance, array, poll_min_s=poll[0], poll_max_s=poll[1], patience=Patience(5.0, 1.0, 1.0), accounts=rhythm
+            str(self.spool), self.instance, array, poll_min_s=poll[0], poll_max_s=poll[1], patience=patience, accounts=rhythm
         )
         made = ClusterBackend("hpc", host or self.host(), Slurm(**words), place, Owner("ledger-1", self._epoch), lambda: None)
         await self.keep(made).own()

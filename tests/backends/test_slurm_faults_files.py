@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.backends.base import FENCED_EXIT, CancelRequest
+from reconciler.backends.judgement import Patience
 from reconciler.core.desired import Cause
 from reconciler.core.observed import Answer
 from reconciler.core.record import TaskState
@@ -39,7 +40,8 @@ def records(there: Login, name: str) -> list[Path]:
 @pytest.mark.parametrize("meanwhile", ["nothing", "empty", "half"])
 async def test_an_exit_record_that_is_seen_late(there: Login, meanwhile: str) -> None:
     """An exit record that another machine shows late, empty or in part at first, is waited for: success and failure are as it says."""
-    loop = Loop.of(await there.backend(), task("well", there.held("well")), task("ill", there.held("ill", "exit 3")))
+    backend = await there.backend(patience=Patience(60.0, 60.0, 60.0))
+    loop = Loop.of(backend, task("well", there.held("well")), task("ill", there.held("ill", "exit 3")))
     await loop.until(lambda: loop["well"].started and loop["ill"].started, "both run")
     there.release("well", "ill")
     kept = {}
@@ -55,8 +57,8 @@ async def test_an_exit_record_that_is_seen_late(there: Login, meanwhile: str) ->
             case _:
                 path.write_text(kept[path][:12])
     await until(lambda: not there.jobs(), "Slurm says that they have ended")
-    for _ in range(3):
-        await loop.step()
+    asked = len(there.wrappers.calls("squeue"))
+    await loop.until(lambda: len(there.wrappers.calls("squeue")) > asked + 3, "some looks")
     assert set(loop.states.values()) == {TaskState.RUNNING}
     for path, text in kept.items():
         path.write_text(text)
