@@ -110,10 +110,13 @@ def _unasked(spec: SourceSpec) -> Source:
 async def stations(settings: Settings, name: str = "") -> AsyncIterator[dict[str, Station]]:
     """The backends of these settings by name, or the one called `name`, for people: they own nothing and change nothing.
 
-    Nothing is asked of them yet; what they keep open is closed at the end. Raises ReconcilerError when there is none of this name.
+    Nothing is asked of them yet; what they keep open is closed at the end. Raises ReconcilerError when there is none of this name, and of
+    all when one of them is not valid.
     """
     with scratch(settings) as places:
         desired = (await _look_once(places, _unasked)).desired
+        if not name and (broken := [str(problem) for (kind, _), problem in desired.stalled.items() if kind == "Backend"]):
+            raise ReconcilerError("\n".join(broken))
         specs = {name: _spec(places, desired, name)} if name else desired.backends
         found = {each: places.backend(spec, NOBODY, nobody_told) for each, spec in specs.items()}
         try:

@@ -169,7 +169,7 @@ async def _read(read: Read, wanted: _Wanted, attempt: int, offset: int, size: in
 
 
 def _nothing(wanted: _Wanted, attempt: int, got: FileRange) -> str:
-    problem = f": {got.problem}" if got.problem else "; it has not started, or its files are no longer kept"
+    problem = f": {got.problem}" if got.problem else "; it has not started (`reconciler why` tells), or its files are no longer kept"
     return f"attempt {attempt} of task {wanted.task.id} of run {wanted.run} has no {wanted.path}{problem}"
 
 

@@ -179,8 +179,8 @@ class Dial:
         if is_denied(error):
             return Trouble(
                 f"{name}: {words(error)} (offered: {ring.names}). Add the public key to ~/.ssh/authorized_keys there, or correct `user:` "
-                "or `key:`; a site that asks for a second factor cannot be used without a key that is exempt. Asked rarely from now on, "
-                "so that no account is locked; a changed key file is tried at once",
+                "or `key_path:`; a site that asks for a second factor cannot be used without a key that is exempt. Asked rarely from now "
+                "on, so that no account is locked; a changed key file is tried at once",
                 denied=True,
             )
         return Trouble(f"{name}: {words(error)}")

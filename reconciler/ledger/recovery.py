@@ -162,6 +162,10 @@ def _newer(old: TaskRecord, seen: TaskRecord, trace: Trace, problems: list[str])
     fact = trace.fact
     if fact is None or fact.state is JobState.UNKNOWN or seen.state is old.state:
         return old  # the backend has forgotten what was proven once, or says the same
+    if old.state is TaskState.CANCELLED and seen.state in {TaskState.FAILED, TaskState.LOST}:
+        return old  # its end says how; that somebody wanted it is what is remembered
+    if old.state is TaskState.FAILED and old.exit_code == 0 and seen.state is TaskState.SUCCEEDED:
+        return old  # it was not its exit code that made it fail: what it generated could not be used
     if fact.state is JobState.FENCED and old.state not in {TaskState.SUCCEEDED, TaskState.FAILED}:
         return old
     problems.append(f"{trace.job}: remembered as {old.state}, but {trace.backend} shows {seen.state}, which is believed")

@@ -21,7 +21,7 @@ class Owner(NamedTuple):
     epoch: int
 
 
-_CURE = "run `reconciler recover`, which rebuilds it and runs nothing by itself, or restore the newest backup"
+_CURE = "run `reconciler recover --replace`, which rebuilds it and runs nothing by itself, or restore the newest backup"
 
 
 def check_traces(mine: Identity, owners: Sequence[Owner], status_files: Sequence[str] = ()) -> None:

@@ -25,6 +25,7 @@ from reconciler.manifest import fields, schema
 from reconciler.manifest.environment import DeclaredRevision, Surroundings, layer_of
 from reconciler.manifest.load import Document, Loaded
 from reconciler.manifest.origin import (
+    LOCAL,
     RUNS_PER_COMMIT,
     Choice,
     DeclaredBackend,
@@ -175,7 +176,9 @@ class _Assembly:
         server = self._settings()
         backends = dict(self._each("Backend", lambda found: resolve_backend(found.document, self._operator, self.site.cpus)))
         choice = self._choice(backends)
-        if not backends and not choice.broken:
+        if not backends and not choice.broken and (removed := self._removed()):
+            choice = Choice(frozenset(), removed)
+        elif not backends and not choice.broken:
             local = default_backend(self._operator, self._settings_file(), self.site.cpus)
             backends, choice = {local.name: local}, Choice(frozenset({local.name}))
         around = replace(server.around, backends={name: backend.layer for name, backend in backends.items()})
@@ -231,6 +234,15 @@ class _Assembly:
             for kind, name in loaded.failed:
                 if spec is None or kind in spec.kinds:
                     self.failed[(kind, _qualified(source, name))] = (source, _first_problem(loaded, kind, name))
+
+    def _removed(self) -> Mapping[str, Problem]:
+        """Backends that were declared, now that none is: what ran there does not run on this machine instead, where nobody asked for it."""
+        message, cure = "was removed, and there is no other", "declare one; this machine, too, with `type: local`"
+        return {
+            name: Problem(last.file, 0, 0, f"Backend/{name}", message, cure)
+            for (kind, name), last in self.previous.items()
+            if kind == "Backend" and name != LOCAL
+        }
 
     def _settings(self) -> Server:
         found = sorted(key for key in {*self.documents, *self.failed} if key[0] == "Settings")

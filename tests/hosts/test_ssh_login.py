@@ -92,7 +92,7 @@ async def test_the_default_keys_are_used_when_no_key_is_named(hosts: Hosts, sshd
     """Without `key:` the usual files are tried; without any it is said, and the host is not asked."""
     before = sshd.visits()
     said = await refusal(hosts(sshd, key_path=""))
-    assert f"none of {home}/.ssh/id_ed25519" in said and "no agent" in said and "`key:`" in said
+    assert f"none of {home}/.ssh/id_ed25519" in said and "no agent" in said and "`key_path:`" in said
     assert sshd.visits() == before
     shutil.copy(sshd.key, home / ".ssh" / "id_ed25519")
     assert (await hosts(sshd, key_path="").run("echo in", 20)).out == b"in\n"
