@@ -305,7 +305,7 @@ def test_backends_stay_while_their_document_is_bad() -> None:
     world.operator = {"w.yaml": workflow("w", backend="hpc")}
     found = world.desired()
     assert (set(found.gone), set(found.backends), set(found.workflows)) == ({("Backend", "hpc")}, set(), {"w"})
-    assert "there is no Backend 'hpc'" in str(found.stalled[("Workflow", "w")])
+    assert "Backend 'hpc' cannot be used: was removed" in str(found.stalled[("Workflow", "w")])
 
 
 def test_a_local_backend_is_there_when_none_is_declared() -> None:
