@@ -25,8 +25,8 @@ from reconciler.core.observed import Answer, Receipt
 from reconciler.errors import NotOwner, Unreachable
 from reconciler.hosts.base import NotBegun
 
-#: Jobs of one program at most: a thousand scripts are some 2 MB, and their claims a few tenths of a second.
-JOBS_AT_ONCE = 1000
+#: Jobs of one program at most: five hundred scripts are some 1 MB, and their claims a few tenths of a second.
+JOBS_AT_ONCE = 500
 #: Calls of the submit command in one program: at first, at least, and at most. The time between two programs is some 0.1 s, as much as
 #: ten calls take on a good day; on a bad one a program must end before its time is up, and an answer that is lost leaves fewer in doubt.
 CALLS_AT_FIRST, CALLS_MIN, CALLS_MAX = 100, 10, 300

@@ -258,10 +258,15 @@ def submitted(desk: Desk, mark: str, parcels: Sequence[Parcel], step: str) -> st
     )
     closed = "".join(f"[ ! -e runs/{run}/closed ] || closed=\"$closed {run} \"\n" for run in sorted(runs))
     head = _sender(desk, step) + f"closed= why= stop= limits=0\n{closed}{making}"
-    return desk.program(mark, head + "".join(_parcel(desk, each) for each in parcels) + '[ -z "$stop" ] || say "stop $stop"\n')
+    tail = 'rm -f -- "$answer"\n[ -z "$stop" ] || say "stop $stop"\n'
+    return desk.program(mark, head + "".join(_parcel(desk, each) for each in parcels) + tail)
 
 
-_SENDERS = r"""single() { # job script
+#: The submit command writes to a file, and not into `$( … )`, because that forks the whole of a shell that holds hundreds of scripts. The
+#: file is on the login node's own disk.
+_SENDERS = r"""heard() { out=; while IFS= read -r line || [ -n "$line" ]; do out=$out$line$newline; done <"$answer"; }
+answer=$(mktemp 2>/dev/null) || answer=.answer.$$
+single() { # job script
   take "$1" - 0 || return
   printf '%s' "$2" >|"$f/script" || { echo 'refused 1 transient end' >>"$c"; say unsent "$1 its script cannot be written"; return 1; }
   echo 'sent 1 end' >>"$c" || { say unsent "$1 the spool cannot be written"; return 1; }
@@ -345,7 +350,7 @@ def _parcel(desk: Desk, parcel: Parcel) -> str:
         folder = f"{desk.root}/{_folder(job.job)}"
         told = Submission(batch.name, parcel.comment, folder, f"{folder}/script", f"{folder}/{OUTPUT}", batch.asked)
         return f"""if fit {job.job}{check} && single {job.job} {quote(script)}; then
-out=$({desk.dialect.submit(told)} 2>&1); code=$?
+{desk.dialect.submit(told)} >|"$answer" 2>&1; code=$?; heard
 told {job.job} "$c"
 fi
 """
@@ -361,7 +366,7 @@ fi
 {members}[ "$won" != ,{everybody} ] || won=,0-{len(batch.jobs) - 1}
 ready() {{ ours && printf '%s' {quote(array_script(desk, folder, batch.array.run))} >|"$d/script" && echo 'sent 1 end' >|"$d/state"; }}
 if [ -n "$won" ] && ready; then
-out=$({desk.dialect.submit(told)} 2>&1); code=$?
+{desk.dialect.submit(told)} >|"$answer" 2>&1; code=$?; heard
 told "$a" "$d/state"
 elif [ -n "$won" ]; then
 echo 'refused 1 transient end' >>"$d/state"; say no "$a transient 0 the spool cannot be written"; stop=transient
