@@ -88,9 +88,9 @@ On a Backend of type slurm the scheduler enforces memory, cpus and time. `partit
 `ntasks`, `reservation` and `licenses` are Slurm's own words; further options of `sbatch` go into `scheduler_args`, if the Backend allows
 them. With `retry: {limit: 2, escalate: {memory: 1.5, time_limit: 2}}` a task that ran out of memory is tried again with half as much
 more, and one that ran into its time limit with twice the time; any other failure raises nothing. With `requeue: true` Slurm itself may
-start a job again after its machine failed or it was preempted: that is the same attempt, and spends no retry. Over ssh the folders of
-this machine are not there: a task runs in an empty folder of the job's unless its `working_dir` is absolute or `~/…`, which are those of
-the cluster.
+start a job again after its machine failed or it was preempted: that is the same attempt, and spends no retry; such a task should be one
+that may be begun twice. Over ssh the folders of this machine are not there: a task runs in an empty folder of the job's unless its
+`working_dir` is absolute or `~/…`, which are those of the cluster.
 
 When a document is taken out of a folder, live runs of it go on for a minute as if nothing had happened (a checkout or `git stash` takes
 files away for a moment); only then does `on_delete` count. A commit that removes it counts at once.
