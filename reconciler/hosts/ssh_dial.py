@@ -106,7 +106,7 @@ class Dial:
         except TimeoutError as error:
             _abort(ways)
             raise Trouble(f"{self._at}: no login within {place.connect_timeout_s:g} s") from error
-        except BaseException:
+        except BaseException:  # whatever ended it, a cancellation too: half a way to the host must not stay open
             _abort(ways)
             raise
         finally:
