@@ -2,7 +2,8 @@
 
 Two kinds of look. A *full* one asks the scheduler; its interval grows from `floor_s` with the time since anything changed, up to
 `ceiling_s`, and never leaves the scheduler less than nine tenths of the time to others when its answers are slow. A *peek* reads the
-mailbox and nothing else, so it costs the scheduler nothing, and sees the end of a job soon: in proportion to how long it took.
+mailbox, and sees the end of a job soon: in proportion to how long it took. It costs the scheduler nothing while jobs end well; of those
+that did not, it asks why, many at once and no more often than the floor.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from reconciler.core.draft import remember
 from reconciler.core.names import job_name
 from reconciler.core.observed import BackendView
 from reconciler.core.record import FINAL, RunRecord, TaskState
-from reconciler.core.summary import Surroundings, blocking, run_conditions
+from reconciler.core.summary import GOES_ON, Surroundings, blocking, run_conditions
 from reconciler.core.summary import why as chain_of
 from reconciler.ledger.read import LedgerReader
 from reconciler.ledger.rows import ObjectRow, RunRow
@@ -92,7 +92,7 @@ def _view(row: ObjectRow) -> BackendView:
         reachable=ready.get("reason") not in ("Unreachable", "NotOwner"),
         complete=ready.get("reason") != "PartlySeen",
         absence_grace_s=float(grace) if isinstance(grace, int | float) else _GRACE_S,
-        reason=str(ready.get("message", "")),
+        reason=str(ready.get("message", "")).removesuffix(GOES_ON),
         accepts=ready.get("reason") not in ("Draining", "Suspended"),
     )
 

@@ -22,6 +22,8 @@ from reconciler.core.observed import BackendView, Usage
 from reconciler.core.record import FINAL, Aim, Phase, RunRecord, TaskRecord, TaskState
 from reconciler.core.trigger import Held, Waiting, Word
 
+#: Ends what is said of a backend that cannot be reached.
+GOES_ON = "; jobs there go on, and it is looked at again by itself"
 #: So many names are told before "and 3 more".
 NAMES_MAX = 3
 #: A chain of waiting tasks longer than this is told by its beginning and its end.
@@ -184,7 +186,7 @@ def backend_conditions(spec: BackendSpec, view: BackendView, unowned: str = "") 
     if not view.reachable:
         if view.began_at is None and not view.reason:
             return _trying("", "FirstLook", "not seen yet", Truth.UNKNOWN)
-        return _trying("", "Unreachable", f"{view.reason or 'it gave no answer'}; jobs there go on, and it is looked at again by itself")
+        return _trying("", "Unreachable", f"{view.reason or 'it gave no answer'}{GOES_ON}")
     if spec.draining:
         return (_ready("", "Draining", "takes nothing new; what runs there finishes"),)
     if not view.accepts:

@@ -142,4 +142,5 @@ def _nothing_to_offer(wanted: Wanted, loaded: _Loaded) -> str:
         key = loaded.locked[0]
         return f"the key {key} has a passphrase and {agent} does not hold it: `ssh-add {key}`, or name a key without a passphrase"
     files = ", ".join(map(str, wanted.files))
-    return f"there is no key to log in with: none of {files} exists, and {agent} holds none; name one with `key_path:`"
+    held = f"{agent} holds none" if wanted.agent_path else f"there is {agent}"
+    return f"there is no key to log in with: none of {files} exists, and {held}; name one with `key_path:`"
